@@ -1,0 +1,41 @@
+# The environment is made once, and again when what it is made from changes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+export PROFILE DATA
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
+	@echo 'PROFILE=smoke|quick|full (default quick) and DATA=<folder in the layout of CUB-200-2011> choose what the report runs on.'
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else "Python 3.11 to 3.13 is needed, this is %d.%d: set PYTHON, as in make report PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,app]'
+	touch $@
+
+env: $(READY)  ## make the environment in .venv
+
+report: $(READY)  ## run every notebook in order, write build/report/index.html and figures/
+	$(BIN)/python -m fgvc_lib report
+
+test: lint  ## the linter, the unit tests and the notebooks in profile smoke
+	$(BIN)/python -m pytest -q
+	RUNS=$$(mktemp -d) FIGURES=$$(mktemp -d) PROFILE=smoke DATA= $(BIN)/python -m pytest -q --nbval-lax -p no:cacheprovider notebooks
+
+lint: $(READY)  ## check the style of the library, the tests and the notebooks
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+lab: $(READY)  ## open JupyterLab on the first notebook
+	$(BIN)/jupyter lab notebooks/01_data.ipynb
+
+data: $(READY)  ## fetch CUB-200-2011 and the pre-trained weights for PROFILE=full
+	$(BIN)/python -m fgvc_lib data
+
+clean:  ## remove runs, drawn birds and the built report, and keep .venv and what was fetched
+	rm -rf runs build data/synthbirds-*
+
+.PHONY: help env report test lint lab data clean

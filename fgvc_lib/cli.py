@@ -1,0 +1,65 @@
+"""`python -m fgvc_lib …`: the report, the data and single training runs from the command line."""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from .config import Experiment, active_experiment, project_path
+from .errors import FGVCError
+
+
+def report() -> None:
+    """Run every notebook in order and write build/report/index.html (PROFILE and DATA choose profile and data)."""
+    from .report import build_report
+
+    print(f"The report is {build_report().relative_to(project_path('.'))}")
+
+
+def draw(
+    root: tyro.conf.Positional[Path], sizes: str = "quick", seed: int = 0,
+    world: Literal["benchmark", "pretrain"] = "benchmark", workers: int | None = None,
+) -> None:
+    """Draw the built-in birds into a folder, in CUB-200-2011's layout."""
+    from .synthbirds import generate
+
+    print(f"The birds are in {generate(root, sizes, seed, world, workers)}")
+
+
+def data(only: Literal["all", "cub", "vit", "resnet"] = "all") -> None:
+    """Fetch what profile `full` needs into data/: CUB-200-2011, and the weights of the ViT and of the ResNet."""
+    from .download import SOURCES, fetch
+
+    for name, source in SOURCES.items():
+        if only in ("all", name):
+            print(f"{name}: {fetch(source)}")
+
+
+def train(experiment: tyro.conf.OmitArgPrefixes[Experiment]) -> None:
+    """Train and test one model; its options start from the profile that PROFILE names."""
+    from .results import readable, results_table
+    from .training import fit
+
+    run = fit(experiment)
+    print(readable(results_table({experiment.title: run})).to_string())
+    print(f"The run is in {run.folder}")
+
+
+def main() -> None:
+    """Run a subcommand; an error a user can mend becomes one line and exit code 2."""
+    try:
+        default = active_experiment()
+
+        def train_from_profile(experiment: tyro.conf.OmitArgPrefixes[Experiment] = default) -> None:
+            train(experiment)
+
+        train_from_profile.__doc__ = train.__doc__
+        commands = {"report": report, "train": train_from_profile, "draw": draw, "data": data}
+        tyro.extras.subcommand_cli_from_dict(commands, prog="python -m fgvc_lib", description=__doc__)
+    except FGVCError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)

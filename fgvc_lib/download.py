@@ -1,0 +1,94 @@
+"""Fetches CUB-200-2011 and pre-trained weights into data/."""
+
+import os
+import shutil
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import pooch
+import requests
+from tqdm import tqdm
+
+from .config import project_path
+from .errors import DataError, StorageError
+
+
+class Source(NamedTuple):
+    url: str
+    known_hash: str | None  # as pooch takes it, "md5:…" or "sha256:…"; None: the publisher gives none
+    path: str  # where the file belongs, below data/
+    folder: str = ""  # the folder that unpacking it makes, below data/; "": it is no archive
+
+
+SOURCES = {
+    "cub": Source(
+        "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+        "md5:97eceeb196236b17998738112f37df78", "CUB_200_2011.tgz", "CUB_200_2011",
+    ),
+    "vit": Source("https://storage.googleapis.com/vit_models/imagenet21k/ViT-B_16.npz", None, "weights/ViT-B_16.npz"),
+    "resnet": Source(
+        "https://download.pytorch.org/models/resnet18-f37072fd.pth",
+        "sha256:f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec", "weights/resnet18-f37072fd.pth",
+    ),
+}  # fmt: skip
+
+
+def fetch(source: Source, data: Path | None = None) -> Path:
+    """Fetch one source into the folder `data` (default data/), unpack it if it is an archive, return where it is.
+
+    What is there already is kept; an interrupted download goes on where it stopped.
+    Raises DataError, saying which file to put where, without a network or if the checksum does not match, and
+    StorageError if the folder cannot be written.
+    """
+    data = data or project_path("data")
+    target = data / source.path
+    if source.folder and (data / source.folder).is_dir():
+        return data / source.folder
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        pooch.retrieve(source.url, source.known_hash, target.name, target.parent, downloader=_download)
+        return _unpack(target, data / source.folder) if source.folder else target
+    except (requests.RequestException, ValueError) as error:
+        raise DataError(
+            f"cannot fetch {source.url} ({error}): download it on another machine and put the file at {target}"
+        ) from error
+    except tarfile.TarError as error:
+        raise DataError(f"{target} cannot be unpacked ({error}): delete it and fetch it again") from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise StorageError(f"cannot write below {data} ({reason}): free some space or make it writable") from error
+
+
+def _download(url, output_file, _):
+    """A downloader for pooch that keeps what came so far in NAME.part, next to where the file will be."""
+    output = Path(output_file)
+    part = output.parent / f"{url.rpartition('/')[2]}.part"
+    have = part.stat().st_size if part.exists() else 0
+    with requests.get(url, stream=True, timeout=60, headers={"Range": f"bytes={have}-"} if have else {}) as reply:
+        if reply.status_code == requests.codes.requested_range_not_satisfiable:
+            part.unlink()  # longer than the file: not a part of it
+            return _download(url, output_file, _)
+        reply.raise_for_status()
+        have = have if reply.status_code == requests.codes.partial_content else 0
+        total = int(reply.headers.get("content-length", 0)) + have
+        with (
+            open(part, "ab" if have else "wb") as file,
+            tqdm(desc=part.stem, total=total or None, initial=have, unit="B", unit_scale=True) as bar,
+        ):
+            for chunk in reply.iter_content(1 << 20):
+                bar.update(file.write(chunk))
+        if total and part.stat().st_size != total:
+            raise requests.ConnectionError("the connection broke off; fetching again goes on from there")
+    os.replace(part, output)
+
+
+def _unpack(archive, folder):
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary, tarfile.open(archive) as tar:
+        members = tqdm(tar, desc=f"Unpacking {archive.name}", unit=" files")
+        tar.extractall(temporary, members, filter="data")
+        if not (Path(temporary) / folder.name).is_dir():
+            raise DataError(f"{archive} does not hold a folder {folder.name}: delete it and fetch it again")
+        shutil.move(Path(temporary) / folder.name, folder)
+    return folder

@@ -1,0 +1,258 @@
+"""Every figure of the report: each function returns a matplotlib Figure, `show` keeps it as a file."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from IPython.display import Image
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from .config import figures_folder
+from .files import write_whole
+from .saliency import patch_boxes
+
+# seaborn's palette for the colour-blind, its two oranges apart
+COLOURS = [sns.color_palette("colorblind").as_hex()[place] for place in (0, 1, 2, 4, 9, 3, 5, 6, 7, 8)]
+HEAT = "magma"  # perceptually even, readable in grey and by the colour-blind
+DPI = 90
+
+
+def show(figure: Figure, name: str, alt: str) -> Image:
+    """Write figures/NAME.png and return the same picture for the notebook, with `alt` as its text alternative."""
+    data = png(figure)
+    write_whole(figures_folder() / f"{name}.png", lambda path: path.write_bytes(data))
+    return Image(data, alt=alt)
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=DPI, pil_kwargs={"optimize": True})
+    return buffer.getvalue()
+
+
+def to_picture(image: torch.Tensor, normalisation) -> np.ndarray:
+    """A normalised (3, H, W) tensor -> (H, W, 3) floats in 0..1; `normalisation` as `datasets.normalisation` gives it."""
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in normalisation)
+    return (image * deviation + mean).clamp(0, 1).permute(1, 2, 0).numpy()
+
+
+def _panels(rows, columns, size=1.9, ratio=1.0, **options):
+    """A figure of rows x columns square panels without axes -> figure, axes (rows, columns)."""
+    figure = Figure(figsize=(columns * size, rows * size * ratio), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    return figure, axes
+
+
+def _axes(width=7.5, height=3.6, columns=1):
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+        axis.set_axisbelow(True)
+    return (figure, axes[0]) if columns == 1 else (figure, axes)
+
+
+def image_grid(pictures: Sequence, titles: Sequence[str], columns: int = 6, marks: Sequence = ()) -> Figure:
+    """Pictures (H, W, 3) in rows of `columns`, each with a title; marks: for each, points (M, 2) x y to circle."""
+    figure, axes = _panels(-(-len(pictures) // columns), columns, ratio=1.1)
+    for axis, picture, title in zip(axes.flat, pictures, titles, strict=False):
+        axis.imshow(picture)
+        axis.set_title(title, fontsize=9)
+    for axis, points in zip(axes.flat, marks, strict=False):
+        axis.scatter(*np.reshape(points, (-1, 2)).T, s=420, facecolors="none", edgecolors="black", linewidths=3)
+        axis.scatter(*np.reshape(points, (-1, 2)).T, s=420, facecolors="none", edgecolors="white", linewidths=1.5)
+    return figure
+
+
+def split_counts(counts: pd.DataFrame) -> Figure:
+    """Images a class: a row a class, columns train and test."""
+    figure, axis = _axes()
+    bins = np.arange(counts.to_numpy().min() - 0.5, counts.to_numpy().max() + 1.5)
+    for colour, (name, column) in zip(COLOURS, counts.items(), strict=False):
+        axis.hist(column, bins, color=colour, alpha=0.75, label=f"{name}: {column.sum():,} images")
+    axis.set(xlabel="images of a class", ylabel=f"classes (of {len(counts)})")
+    axis.legend(frameon=False)
+    return figure
+
+
+def saliency_grid(pictures: Sequence, maps: np.ndarray, titles: Sequence[str], boxes: np.ndarray | None = None) -> Figure:
+    """Pictures above their maps (B, H, W), the annotated boxes (B, 4) drawn where they are known."""
+    figure, axes = _panels(2, len(pictures))
+    for column, (picture, heat, title) in enumerate(zip(pictures, maps, titles, strict=True)):
+        axes[0, column].imshow(picture)
+        axes[0, column].set_title(title, fontsize=9)
+        axes[1, column].imshow(heat, cmap=HEAT, vmax=np.quantile(heat, 0.995))
+        if boxes is not None:
+            for axis in axes[:, column]:
+                axis.add_patch(_box(boxes[column], "white"))
+    return figure
+
+
+def shares(values: dict[str, np.ndarray], xlabel: str) -> Figure:
+    """Distributions of a share in 0..1 as histograms, one a name, with their means."""
+    figure, axis = _axes()
+    for colour, (name, share) in zip(COLOURS, values.items(), strict=False):
+        axis.hist(share, np.linspace(0, 1, 41), color=colour, alpha=0.6, label=f"{name}: mean {share.mean():.0%}")
+        axis.axvline(share.mean(), color=colour, linewidth=2)
+    axis.set(xlabel=xlabel, ylabel=f"test images (of {len(share)})", xlim=(0, 1))
+    axis.legend(frameon=False)
+    return figure
+
+
+def patch_grids(picture: np.ndarray, patch_size: int, strides: Sequence[int]) -> Figure:
+    """The same picture cut into patches, one panel a stride; two neighbouring patches stand out."""
+    figure, axes = _panels(1, len(strides), size=3.6, ratio=1.15)
+    for axis, stride in zip(axes[0], strides, strict=True):
+        side = (picture.shape[0] - patch_size) // stride + 1
+        axis.imshow(picture)
+        for box in patch_boxes(np.arange(side * side), side, patch_size, stride):
+            axis.add_patch(_box(box, "white", 0.6))
+        middle = side * (side // 2) + side // 2
+        for box, colour in zip(patch_boxes([middle, middle + 1], side, patch_size, stride), COLOURS[1:3], strict=True):
+            axis.add_patch(Rectangle(box[:2] - 0.5, *box[2:], facecolor=colour, alpha=0.45, edgecolor=colour, linewidth=2))
+        axis.set_title(f"patch {patch_size}, stride {stride}: {side} × {side} = {side * side} patches", fontsize=10)
+    return figure
+
+
+def position_similarity(pos_embed: torch.Tensor, grid: tuple[int, int]) -> Figure:
+    """Cosine similarity of some patches' position embeddings (1, 1+N, D) to all others, each a map on the grid."""
+    patches = torch.nn.functional.normalize(pos_embed.detach()[0, 1:], dim=-1)
+    maps = (patches @ patches.T).numpy().reshape(-1, *grid)
+    chosen = np.linspace(0, grid[0] - 1, 4).round().astype(int)
+    figure, axes = _panels(4, 4, size=1.3)
+    for axis, (row, column) in zip(axes.flat, ((r, c) for r in chosen for c in chosen), strict=True):
+        image = axis.imshow(maps[row * grid[1] + column], cmap="viridis", vmin=-1, vmax=1)
+        axis.plot(column, row, "x", color="white", markersize=6, markeredgewidth=2)
+    figure.colorbar(image, ax=axes, label="cosine similarity", shrink=0.6)
+    return figure
+
+
+def learning_curves(metrics: dict[str, pd.DataFrame]) -> Figure:
+    """Training loss and accuracy against the step, one line a run; dots: accuracy on the test images."""
+    figure, axes = _axes(10, 3.8, columns=2)
+    for colour, (name, frame) in zip(COLOURS, metrics.items(), strict=False):
+        axes[0].plot(frame["step"], frame["loss"].rolling(3, 1).mean(), color=colour, label=name)
+        axes[1].plot(frame["step"], frame["accuracy"].rolling(3, 1).mean(), color=colour, label=name)
+        tested = frame.dropna(subset="test_accuracy")
+        axes[1].plot(tested["step"], tested["test_accuracy"], "o", color=colour, markeredgecolor="white")
+    axes[0].set(xlabel="step", ylabel="training loss (mean of 3 log lines)")
+    axes[1].set(xlabel="step", ylabel="accuracy: line training, dots test", ylim=(0, 1))
+    axes[1].legend(frameon=False)
+    return figure
+
+
+def attention_maps(
+    pictures: Sequence, maps: np.ndarray, titles: Sequence[str], rows: Sequence[str], patch_size: int, stride: int
+) -> Figure:
+    """R pictures, a row each, and over them maps (R, M, rows, cols) of patch weights, each scaled to its own maximum."""
+    figure, axes = _panels(maps.shape[0], maps.shape[1] + 1, size=1.5, ratio=1.03)
+    for row, row_axes in enumerate(axes):
+        row_axes[0].set_ylabel(rows[row], fontsize=9)
+        for axis in row_axes:
+            axis.imshow(pictures[row])
+        for heat, axis in zip(maps[row], row_axes[1:], strict=True):
+            _overlay(axis, heat, patch_size, stride)
+    for axis, title in zip(axes[0], ("picture", *titles), strict=True):
+        axis.set_title(title, fontsize=9)
+    return figure
+
+
+def selected_patches(pictures, parts: np.ndarray, titles: Sequence[str], columns: int, patch_size: int, stride: int) -> Figure:
+    """Pictures with the patches (B, K) that were selected, numbered and coloured by head, side by side."""
+    figure, axes = _panels(-(-len(pictures) // 6), min(6, len(pictures)), ratio=1.1)
+    for axis, picture, chosen, title in zip(axes.flat, pictures, parts, titles, strict=False):
+        axis.imshow(picture)
+        _number(axis, chosen, columns, patch_size, stride)
+        axis.set_title(title, fontsize=9)
+    return figure
+
+
+def look(picture: np.ndarray, heat: np.ndarray, parts: np.ndarray, patch_size: int, stride: int, title: str) -> Figure:
+    """One picture with its selected patches (K,) next to one map (rows, cols): the picture behind the controls."""
+    figure, axes = _panels(1, 2, size=3.2, ratio=1.1)
+    for axis in axes[0]:
+        axis.imshow(picture)
+    _number(axes[0, 0], parts, heat.shape[1], patch_size, stride)
+    _overlay(axes[0, 1], heat, patch_size, stride)
+    axes[0, 0].set_title("selected patches, by head", fontsize=10)
+    axes[0, 1].set_title(title, fontsize=10)
+    return figure
+
+
+def accuracy_bars(table: pd.DataFrame) -> Figure:
+    """`results.results_table` as horizontal bars with their intervals."""
+    figure, axis = _axes(8, 0.45 * len(table) + 0.9)
+    table = table[::-1]
+    error = np.abs(table[["low", "high"]].to_numpy() - table[["accuracy"]].to_numpy()).T
+    colours = [COLOURS[1] if name == "ResNet-18" else COLOURS[2] if "PSM" in name else COLOURS[0] for name in table.index]
+    axis.barh(table.index, table["accuracy"], xerr=error, color=colours, capsize=3, height=0.65)
+    for place, (accuracy, high) in enumerate(zip(table["accuracy"], table["high"], strict=True)):
+        axis.text(high + 0.01, place, f"{accuracy:.1%}", va="center", fontsize=9)
+    images = int(table["images"].max())
+    right = min(1.1, table["high"].max() + 0.12)
+    axis.set(xlabel=f"test accuracy, 95 % Wilson interval, {images:,} test images, 1 seed", xlim=(0, right))
+    axis.grid(axis="y", visible=False)
+    return figure
+
+
+def time_against_accuracy(table: pd.DataFrame) -> Figure:
+    """Minutes of training against test accuracy, one point a row of `results.results_table`, with its interval."""
+    figure, axis = _axes(8, 4.2)
+    markers = "osD^v<>Ph*"
+    for place, (name, row) in enumerate(table.iterrows()):
+        error = [[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]]
+        colour = COLOURS[place % len(COLOURS)]
+        axis.errorbar(row["minutes"], row["accuracy"], error, fmt=markers[place % 10], color=colour, label=name, capsize=3)
+    axis.set(xlabel="training time, minutes", ylabel="test accuracy, 95 % interval", xlim=(0, None), ylim=(0, None))
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def hit_rates(table: pd.DataFrame, chance: str) -> Figure:
+    """Rates in 0..1: a group of bars a row, a bar a column; the column named `chance` is drawn as a black line."""
+    figure, axis = _axes(8, 3.6)
+    bars, x = table.drop(columns=chance), np.arange(len(table))
+    width = 0.8 / len(bars.columns)
+    for place, (name, column) in enumerate(bars.items()):
+        shift = (place - (len(bars.columns) - 1) / 2) * width
+        axis.bar(x + shift, column, 0.92 * width, label=name, color=COLOURS[place])
+    axis.hlines(table[chance], x - 0.42, x + 0.42, color="black", linewidth=2, label=chance)
+    axis.set(ylabel="share of test images", ylim=(0, 1))
+    axis.set_xticks(x, table.index)
+    axis.grid(axis="x", visible=False)
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _box(box, colour, linewidth=1.5):
+    # imshow puts a pixel's centre on its index, so the picture's edge is at -0.5
+    return Rectangle(np.asarray(box[:2]) - 0.5, *box[2:], fill=False, edgecolor=colour, linewidth=linewidth)
+
+
+def _overlay(axis, heat, patch_size, stride):
+    rows, columns = heat.shape
+    margin = (patch_size - stride) / 2 - 0.5  # each value is drawn on the stride-wide cell in its patch's middle
+    extent = (margin, margin + columns * stride, margin + rows * stride, margin)
+    limits = axis.get_xlim(), axis.get_ylim()
+    axis.imshow(heat, cmap=HEAT, alpha=0.65, extent=extent, interpolation="nearest")
+    axis.set(xlim=limits[0], ylim=limits[1])
+
+
+def _number(axis, parts, columns, patch_size, stride):
+    taken = {}
+    for head, box in enumerate(patch_boxes(parts, columns, patch_size, stride)):
+        axis.add_patch(_box(box, COLOURS[head % len(COLOURS)], 2))
+        shift = taken[tuple(box)] = taken.get(tuple(box), -1) + 1  # heads that chose one patch: side by side
+        axis.text(
+            box[0] + 1 + 5 * shift, box[1] + 1, str(head + 1), color="white", fontsize=7, va="top",
+            bbox={"facecolor": COLOURS[head % len(COLOURS)], "pad": 0.6, "linewidth": 0},
+        )  # fmt: skip

@@ -1,0 +1,124 @@
+"""Runs the notebooks in order and makes the HTML report from them."""
+
+import datetime
+import html
+import os
+import shutil
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
+from tqdm import tqdm
+
+from .config import active_experiment, project_path
+from .errors import FGVCError
+from .files import write_whole
+
+
+class ReportError(FGVCError):
+    """A notebook that did not run to its end."""
+
+
+def build_report() -> Path:
+    """Execute notebooks/*.ipynb, write their HTML and an index to build/report/, return the index.
+
+    The profile and the data are those of `config.active_experiment`. The report on the built-in birds in profile
+    `quick` is the committed one: only then the notebooks themselves and figures/ are written too; otherwise the
+    executed notebooks and the figures stay below build/report/, since a photograph may not be ours to publish.
+    Raises ReportError, naming notebook and cell, where one fails.
+    """
+    experiment = active_experiment()
+    built_in = experiment.profile == "quick" and not os.environ.get("DATA")
+    folder, source = project_path("build/report"), project_path("notebooks")
+    notebooks = {path: nbformat.read(path, as_version=4) for path in sorted(source.glob("[0-9]*.ipynb"))}
+    if not notebooks:
+        raise ReportError(f"no notebooks in {source}: run this in the project's folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.environ["FIGURES"] = str(project_path("figures") if built_in else folder / "figures")
+    if experiment.data:
+        os.environ["DATA"] = str(project_path(experiment.data).resolve())
+
+    expected = sum(_expected_seconds(cell) for notebook in notebooks.values() for cell in _code(notebook))
+    shape = "{desc} {percentage:3.0f}% |{bar:24}| {elapsed} gone, {remaining} left"
+    with tqdm(total=expected, bar_format=shape) as bar:
+        for path, notebook in notebooks.items():
+            target = path if built_in else folder / "notebooks" / path.name
+            _execute(path, notebook, bar)
+            write_whole(target, lambda file, notebook=notebook: nbformat.write(notebook, file))
+            page, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, {"metadata": {"name": _title(notebook)}})
+            write_whole(folder / f"{path.stem}.html", lambda file, page=page: file.write_text(page, encoding="utf-8"))
+    index = folder / "index.html"
+    write_whole(index, lambda file: file.write_text(_index(notebooks, experiment), encoding="utf-8"))
+    return index
+
+
+def _execute(path, notebook, bar):
+    seconds = {index: _expected_seconds(cell) for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"}
+    code = list(seconds)
+
+    def started(cell, cell_index):
+        bar.set_description(f"{path.stem}, cell {code.index(cell_index) + 1} of {len(code)}")
+
+    client = NotebookClient(
+        notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}},
+        coalesce_streams=True, store_widget_state=False, on_cell_execute=started,
+        on_cell_complete=lambda cell, cell_index: bar.update(seconds.get(cell_index, 0)),
+    )  # fmt: skip
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        failed = next(cell for cell in reversed(_code(notebook)) if cell.get("outputs"))
+        message = f"{path.name}, cell {_code(notebook).index(failed) + 1} of {len(code)} failed: {error.ename}: {error.evalue}"
+        raise ReportError(f"{message}\n--- the cell ---\n{failed.source}") from error
+
+
+def _code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def _expected_seconds(cell):
+    """How long a code cell took when it last ran, from the times nbclient keeps in it; a second if it never did."""
+    times = cell.get("metadata", {}).get("execution", {})
+    try:
+        start, end = (datetime.datetime.fromisoformat(times[key]) for key in ("iopub.execute_input", "shell.execute_reply"))
+    except (KeyError, ValueError):
+        return 1.0
+    return max(0.1, (end - start).total_seconds())
+
+
+def _title(notebook):
+    return notebook.cells[0].source.splitlines()[0].lstrip("# ")
+
+
+def _question(notebook):
+    """The first paragraph below the title: the question that the notebook answers."""
+    paragraphs = notebook.cells[0].source.split("\n\n")
+    return paragraphs[1].replace("**", "") if len(paragraphs) > 1 else ""
+
+
+def _index(notebooks, experiment):
+    rows = "\n".join(
+        f'<li><a href="{path.stem}.html">{html.escape(_title(book))}</a><p>{html.escape(_question(book))}</p></li>'
+        for path, book in notebooks.items()
+    )
+    data = Path(experiment.data).name if experiment.data else "the built-in birds"
+    return f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Telling apart birds that differ in an eye-ring</title>
+<style>
+body {{ font: 17px/1.55 system-ui, sans-serif; max-width: 44rem; margin: 3rem auto; padding: 0 1rem; }}
+li {{ margin-bottom: .8rem; }} li p {{ margin: 0; color: #555; }} a {{ color: #0b5fa5; font-weight: 600; }}
+</style>
+<h1>Telling apart birds that differ in an eye-ring</h1>
+<p>Fine-grained visual classification, from a ResNet-18 to a Vision Transformer with overlapping patches and part
+selection. Every number and picture below was computed by these chapters.</p>
+<p>Profile <b>{experiment.profile}</b>, on {html.escape(data)}, {datetime.date.today():%d %B %Y}.</p>
+<ol>
+{rows}
+</ol>
+</html>
+"""

@@ -1,0 +1,121 @@
+"""Run records, and the tables, intervals and tests made from them."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from .config import Experiment
+from .errors import DataError
+
+# environment.json is written last: a folder that has it is a finished run.
+FILES = ("experiment.json", "metrics.jsonl", "predictions.parquet", "model.safetensors", "environment.json")
+
+
+class Run:
+    """One run's folder; its files are read when first asked for."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+
+    def __repr__(self):
+        return f"Run({self.folder.name})"
+
+    @property
+    def finished(self) -> bool:
+        return all((self.folder / name).is_file() for name in FILES)
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        return Experiment(**self._json("experiment.json"))
+
+    @cached_property
+    def environment(self) -> dict:
+        """Versions, device, threads, seconds of training, parameters of the model, images skipped."""
+        return self._json("environment.json")
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """A row a logging step: step, loss, accuracy, lr, seconds; test_accuracy where a checkpoint was written."""
+        return pd.read_json(self._path("metrics.jsonl"), lines=True)
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """A row a test image: id, label, prediction, probability, parts (K patch indices; none for plain models)."""
+        return pd.read_parquet(self._path("predictions.parquet"))
+
+    @cached_property
+    def correct(self) -> pd.Series:
+        """Whether each test image was right, indexed by image id."""
+        frame = self.predictions.set_index("id")
+        return frame["label"] == frame["prediction"]
+
+    def _path(self, name):
+        path = self.folder / name
+        if not path.is_file():
+            raise DataError(f"{path} is missing: the run is not finished, train it again")
+        return path
+
+    def _json(self, name):
+        return json.loads(self._path(name).read_text())
+
+
+def wilson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The Wilson score interval of a proportion: (low, high) in 0..1. Raises DataError if there is nothing to count."""
+    if not total:
+        raise DataError("an accuracy over no test images has no interval: name a data set with a test split")
+    interval = binomtest(int(correct), int(total)).proportion_ci(confidence, method="wilson")
+    return interval.low, interval.high
+
+
+def mcnemar(one: Run, other: Run) -> float:
+    """Exact McNemar test on the test images that just one of two runs gets right: the two-sided p value.
+
+    Raises DataError if the runs were not tested on the same images.
+    """
+    if sorted(one.correct.index) != sorted(other.correct.index):
+        raise DataError(f"{one.folder} and {other.folder} were not tested on the same images: train both on the same data")
+    a, b = one.correct, other.correct.reindex(one.correct.index)
+    only_one, only_other = int((a & ~b).sum()), int((b & ~a).sum())
+    return binomtest(only_one, only_one + only_other).pvalue if only_one + only_other else 1.0
+
+
+def results_table(runs: dict[str, Run], reference: str | None = None) -> pd.DataFrame:
+    """One row a run, named by the keys of `runs`.
+
+    Columns: accuracy, low, high (Wilson, 95 %), images (tested), p (McNemar against the run named `reference`),
+    step_ms (median time of a training step), minutes (of training), parameters (millions).
+    """
+    rows = {}
+    for name, run in runs.items():
+        low, high = wilson(run.correct.sum(), len(run.correct))
+        rows[name] = {
+            "accuracy": run.correct.mean(), "low": low, "high": high, "images": len(run.correct),
+            "p": np.nan if reference in (None, name) else mcnemar(run, runs[reference]),
+            "step_ms": run.environment["step_ms"], "minutes": run.environment["seconds"] / 60,
+            "parameters": run.environment["parameters"] / 1e6,
+        }  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def compare(one: Run, other: Run) -> str:
+    """How two runs on the same test images differ: the difference in points, McNemar's p, and whether it counts at 5 %."""
+    difference, p = 100 * (one.correct.mean() - other.correct.mean()), mcnemar(one, other)
+    word = "cannot be told apart" if p >= 0.05 else "better" if difference > 0 else "worse"
+    return f"{difference:+.1f} points, p = {p:.3f}: {word}"
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """`results_table` as text: what the notebooks and the README show."""
+    return pd.DataFrame({
+        "test accuracy": table["accuracy"].map("{:.1%}".format),
+        "95 % interval": [f"{100 * low:.1f} – {100 * high:.1f}" for low, high in zip(table["low"], table["high"], strict=True)],
+        "test images": table["images"].map(str),
+        "p (McNemar)": table["p"].map(lambda p: "–" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"),
+        "ms a step": table["step_ms"].map("{:.0f}".format),
+        "training, min": table["minutes"].map("{:.1f}".format),
+        "parameters, M": table["parameters"].map("{:.1f}".format),
+    }).rename_axis("model")  # fmt: skip

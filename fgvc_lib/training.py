@@ -1,0 +1,289 @@
+"""`fit` and `evaluate`, on Hugging Face Accelerate. A run is a folder, see `results.Run`."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import platform
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
+
+from .config import Experiment, project_path, runs_folder
+from .datasets import ImageSet, open_splits, batches
+from .errors import ConfigError, DataError, TrainingError
+from .files import write_whole
+from .losses import contrastive
+from .resnet import resnet18
+from .results import Run
+from .vit import PRESETS, VisionTransformer
+from .weights import load_pretrained
+
+MODELS = ("resnet18", *PRESETS)
+
+
+def build_model(experiment: Experiment, num_classes: int) -> nn.Module:
+    """The experiment's model, its pre-trained weights loaded; the rest initialised from torch's random state.
+
+    Raises ConfigError, listing the known models, for an unknown one, and for options that do not go together.
+    """
+    if experiment.model not in MODELS:
+        raise ConfigError(f"unknown model {experiment.model!r}: choose one of {', '.join(MODELS)}")
+    if experiment.model == "resnet18":
+        if experiment.fusion or experiment.contrastive or experiment.head != "cls":
+            raise ConfigError("fusion, head and contrastive are options of the ViT: resnet18 has none of them")
+        model = resnet18(num_classes)
+    else:
+        names = ("image_size", "stride", "fusion", "head", "dropout")
+        options = {name: getattr(experiment, name) for name in names}
+        model = VisionTransformer(PRESETS[experiment.model].replace(num_classes=num_classes, **options))
+    if experiment.weights:
+        load_pretrained(model, project_path(experiment.weights), experiment.init_last_block)
+    return model
+
+
+def load_model(run: Run) -> nn.Module:
+    """The trained model of a finished run, in evaluation mode, on the CPU."""
+    classes = run.environment["classes"]
+    model = build_model(run.experiment.replace(weights=""), classes)
+    model.load_state_dict(safetensors.torch.load_file(run.folder / "model.safetensors"))
+    return model.eval()
+
+
+def fit(experiment: Experiment, progress: bool = True) -> Run:
+    """Train, test, and keep the result in runs/<hash>/. A finished run is returned as it is, an interrupted one resumed.
+
+    Raises DataError before training starts if data cannot be used, TrainingError, naming the step, if the loss is not
+    finite (the last checkpoint is kept), StorageError if the folder cannot be written.
+    """
+    train, test = open_splits(experiment)
+    weights = hashlib.sha256(project_path(experiment.weights).read_bytes()).hexdigest() if _has_weights(experiment) else ""
+    run = Run(runs_folder() / experiment.hash(train.fingerprint, weights))
+    if run.finished:
+        return run
+    torch.manual_seed(experiment.seed)
+    model = build_model(experiment, len(train.classes))
+    skipped = _check_images((train, test), experiment.skip_broken)
+    settings = json.dumps(dataclasses.asdict(experiment), indent=1)
+    write_whole(run.folder / "experiment.json", lambda path: path.write_text(settings))
+
+    state = _train(experiment, model, train, test, run.folder, progress)
+
+    predictions = evaluate(model, batches(test, experiment))
+    predictions.insert(0, "id", test.ids)
+    state["history"][-1]["test_accuracy"] = _accuracy(predictions)
+    _write_metrics(run.folder, state["history"])
+    write_whole(run.folder / "predictions.parquet", predictions.to_parquet)
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    write_whole(run.folder / "model.safetensors", lambda path: safetensors.torch.save_file(tensors, path))
+    record = {
+        "classes": len(train.classes), "parameters": sum(p.numel() for p in model.parameters()), "skipped": skipped,
+        "seconds": state["seconds"], "step_ms": 1e3 * float(np.median(state["step_seconds"])), **_environment(model),
+    }  # fmt: skip
+    write_whole(run.folder / "environment.json", lambda path: path.write_text(json.dumps(record, indent=1)))
+    (run.folder / "checkpoint.pt").unlink(missing_ok=True)
+    return run
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, loader: DataLoader) -> pd.DataFrame:
+    """Test a model in float32 on the device it is on.
+
+    Returns a row an image, in the loader's order: label, prediction, probability (of the prediction), parts (K patch
+    indices, empty where the model selects none). The model's mode is restored.
+    """
+    training, device, rows = model.training, next(model.parameters()).device, []
+    model.eval()
+    for images, labels in loader:
+        if getattr(getattr(model, "cfg", None), "fusion", None):
+            seen = model.inspect(images.to(device))
+            logits, parts = seen.logits, seen.parts.tolist()
+        else:
+            logits, parts = model(images.to(device)), [[]] * len(labels)
+        probability, prediction = logits.softmax(-1).max(-1)
+        rows += zip(labels.tolist(), prediction.tolist(), probability.tolist(), parts, strict=True)
+    model.train(training)
+    return pd.DataFrame(rows, columns=["label", "prediction", "probability", "parts"])
+
+
+def _train(experiment, model, train, test, folder, progress):
+    """Optimise `model` in place, from the last checkpoint if there is one -> the state of the loop."""
+    # Accelerate keeps one precision per process; experiments in one notebook may differ.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(mixed_precision=experiment.precision)
+    optimizer = torch.optim.SGD(
+        model.parameters(), experiment.lr, momentum=experiment.momentum, weight_decay=experiment.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, experiment))
+    state = {"step": 0, "seconds": 0.0, "step_seconds": [], "history": []}
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        schedule.load_state_dict(saved["schedule"])
+        state = saved["state"]
+    draws = _Draws(len(train), experiment, state["step"])
+    loader = DataLoader(_Augmented(train, experiment.seed), experiment.batch_size, sampler=draws, num_workers=experiment.workers)
+    prepared, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+
+    prepared.train()
+    recent = []  # (loss, correct) of each step since the last log line, on the device: reading them waits for it
+    bar = tqdm(
+        desc=experiment.title, total=experiment.steps, initial=state["step"], unit="step", disable=not progress, file=sys.stdout
+    )
+    started = time.perf_counter()
+    for images, labels in loader:
+        torch.manual_seed(_seed(experiment.seed, 1, state["step"]))  # dropout, the same after a resume
+        loss, correct = _step(prepared, images, labels, experiment)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(prepared.parameters(), experiment.clip_norm)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        recent.append((loss.detach(), correct))
+        state["step"] += 1
+        bar.update()
+        step = state["step"]
+        saving = step % experiment.checkpoint_every == 0 or step == experiment.steps
+        if not (step % experiment.log_every == 0 or saving):
+            continue
+        line = _log_line(recent, step, schedule, experiment)
+        seconds = time.perf_counter() - started
+        state["seconds"] += seconds
+        state["step_seconds"].append(seconds / len(recent))
+        bar.set_postfix(loss=f"{line['loss']:.2f}", accuracy=f"{line['accuracy']:.0%}")
+        state["history"].append(line | {"seconds": state["seconds"]})
+        if saving:
+            if step < experiment.steps:  # the last test is `fit`'s
+                state["history"][-1]["test_accuracy"] = _accuracy(evaluate(model, batches(test, experiment)))
+            _write_metrics(folder, state["history"])
+            saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+            write_whole(checkpoint, lambda path, saved=saved: torch.save({**saved, "state": state}, path))
+        recent, started = [], time.perf_counter()
+    bar.close()
+    return state
+
+
+def _accuracy(predictions):
+    return float((predictions["label"] == predictions["prediction"]).mean())
+
+
+def _write_metrics(folder, history):
+    lines = "".join(json.dumps(line) + "\n" for line in history)
+    write_whole(folder / "metrics.jsonl", lambda path: path.write_text(lines))
+
+
+def _step(model, images, labels, experiment):
+    """One forward pass -> the loss and the share of the batch that was right, both on the device."""
+    if experiment.contrastive:
+        logits, token = model(images, return_token=True)
+        extra = contrastive(token, labels)
+    else:
+        logits, extra = model(images), 0.0
+    loss = F.cross_entropy(logits.float(), labels, label_smoothing=experiment.label_smoothing) + extra
+    return loss, (logits.detach().argmax(-1) == labels).float().mean()
+
+
+def _log_line(recent, step, schedule, experiment):
+    losses, correct = (torch.stack(column).tolist() for column in zip(*recent, strict=True))
+    for offset, loss in enumerate(losses, 1 - len(losses)):
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} at step {step + offset} of {experiment.title}: lower lr or clip_norm; "
+                "the last good checkpoint is kept"
+            )
+    lr = schedule.get_last_lr()[0]
+    return {"step": step, "loss": float(np.mean(losses)), "accuracy": float(np.mean(correct)), "lr": lr}
+
+
+def learning_rate(step: int, experiment: Experiment) -> float:
+    """Share of the peak learning rate after `step` steps: linear warm-up, then half a cosine to 0."""
+    if step < experiment.warmup_steps:
+        return (step + 1) / (experiment.warmup_steps + 1)
+    done = (step - experiment.warmup_steps) / max(1, experiment.steps - experiment.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+class _Draws(Sampler):
+    """Pairs (image, draw): one permutation of the training set after the other, from any step on."""
+
+    def __init__(self, size, experiment, first_step):
+        self.size, self.seed, self.batch = size, experiment.seed, experiment.batch_size
+        self.range = range(first_step * self.batch, experiment.steps * self.batch)
+
+    def __len__(self):
+        return len(self.range)
+
+    def __iter__(self):
+        epoch = None
+        for draw in self.range:
+            if draw // self.size != epoch:
+                epoch = draw // self.size
+                order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
+            yield int(order[draw % self.size]), draw
+
+
+class _Augmented(Dataset):
+    """A training set whose crop and flip depend on the draw alone, not on the worker or on what came before."""
+
+    def __init__(self, images: ImageSet, seed: int):
+        self.images, self.seed = images, seed
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, item):
+        index, draw = item
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(_seed(self.seed, 2, draw))
+            return self.images[index]
+
+
+def _seed(*numbers):
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _has_weights(experiment):
+    return experiment.weights and project_path(experiment.weights).is_file()  # a missing one is build_model's to report
+
+
+def _check_images(splits, skip):
+    """Decode every image once; drop or report those that cannot be. Returns how many were dropped."""
+    skipped = 0
+    for images in splits:
+        broken = images.broken()
+        if broken and not skip:
+            more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+            raise DataError(
+                f"cannot decode the image {images.paths[broken[0]]}{more}: replace it, or set skip_broken to leave it out"
+            )
+        images.drop(broken)
+        skipped += len(broken)
+    if skipped:
+        print(f"Skipped {skipped} images that cannot be decoded.")
+    return skipped
+
+
+def _environment(model):
+    device = next(model.parameters()).device
+    packages = ("torch", "torchvision", "accelerate", "numpy", "fgvc_lib")
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine(),
+        "device_type": device.type, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
+        "python": platform.python_version(), "versions": {name: version(name) for name in packages},
+        "finished": time.strftime("%Y-%m-%d %H:%M"),
+    }  # fmt: skip

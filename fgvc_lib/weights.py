@@ -1,0 +1,158 @@
+"""Pre-trained weights into the models: Google's .npz, .safetensors, .pth, or a state dict such as timm's."""
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .errors import WeightsError
+
+CLASSIFIERS = ("head.weight", "head.bias", "fc.weight", "fc.bias")
+
+
+class LoadReport(NamedTuple):
+    """Parameter names: loaded as they are, resized to the model's grid, and left as the model had them."""
+
+    loaded: list[str]
+    resized: list[str]
+    fresh: list[str]
+
+    def __str__(self):
+        parts = [f"{len(self.loaded)} tensors loaded", f"resized: {', '.join(self.resized) or 'none'}"]
+        return "; ".join([*parts, f"left fresh: {', '.join(self.fresh) or 'none'}"])
+
+
+def load_pretrained(model: nn.Module, source, init_last_block: bool = False) -> LoadReport:
+    """Load weights into `model` in place.
+
+    source: a path to Google's .npz, a .safetensors or a .pth / .pt file, or a state dict with timm's names.
+    Position embeddings are resized on their grid; the classifier stays fresh where its shape differs or it is
+    missing. init_last_block: leave the last transformer layer fresh too, as TransFG's code does.
+    Raises WeightsError, naming the array, if another one is missing or has a wrong shape, or the file is damaged.
+    """
+    state, origin = (source, "the state dict") if isinstance(source, Mapping) else (read_weights(source), source)
+    wanted = model.state_dict()
+    last_block = f"blocks.{len(model.blocks) - 1}." if init_last_block and hasattr(model, "blocks") else None
+    chosen, report = {}, LoadReport([], [], [])
+    for name, target in wanted.items():
+        value = state.get(name)
+        if last_block and name.startswith(last_block):
+            report.fresh.append(name)
+        elif name in CLASSIFIERS and (value is None or value.shape != target.shape):
+            report.fresh.append(name)
+        elif value is None:
+            raise WeightsError(f"{origin} has no array {_source_name(name, origin)}: it is not a checkpoint of this model")
+        elif name == "pos_embed" and value.shape != target.shape and value.shape[-1] == target.shape[-1]:
+            chosen[name] = resize_pos_embed(value, model.cfg.grid)
+            report.resized.append(name)
+        elif value.shape != target.shape:
+            raise WeightsError(
+                f"{origin}: the array {_source_name(name, origin)} gives {name} the shape {tuple(value.shape)}, "
+                f"the model needs {tuple(target.shape)}"
+            )
+        else:
+            chosen[name] = value
+            report.loaded.append(name)
+    model.load_state_dict(chosen, strict=False)
+    return report
+
+
+def resize_pos_embed(pos_embed: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """(1, 1+n*n, D) -> (1, 1+rows*cols, D): bilinear on the grid, corners aligned, as the original ViT code does."""
+    token, patches = pos_embed[:, :1], pos_embed[:, 1:]
+    side = round(patches.shape[1] ** 0.5)
+    if side * side != patches.shape[1]:
+        raise WeightsError(f"pos_embed holds {patches.shape[1]} patches, which are not a square grid")
+    patches = patches.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    patches = F.interpolate(patches, size=grid, mode="bilinear", align_corners=True)
+    return torch.cat([token.float(), patches.flatten(2).transpose(1, 2)], dim=1)
+
+
+def read_weights(path) -> dict[str, torch.Tensor]:
+    """The state dict that a file holds, with timm's or torchvision's names. Raises WeightsError for an unreadable file."""
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"the weights file {path} is missing: `make data` fetches it, or put it there by hand")
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return _from_google({name: arrays[name] for name in arrays.files})
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        if path.suffix in (".pth", ".pt"):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except WeightsError:
+        raise
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+        raise WeightsError(f"{path} cannot be read as weights ({error}): fetch it again") from error
+    raise WeightsError(f"{path} ends in {path.suffix!r}: weights are .npz, .safetensors, .pth or .pt files")
+
+
+# timm's name in a block -> Google's, below Transformer/encoderblock_{n}/. `qkv` is three arrays there.
+_BLOCK = {
+    "norm1.weight": "LayerNorm_0/scale",
+    "norm1.bias": "LayerNorm_0/bias",
+    "attn.qkv.weight": "MultiHeadDotProductAttention_1/{query,key,value}/kernel",
+    "attn.qkv.bias": "MultiHeadDotProductAttention_1/{query,key,value}/bias",
+    "attn.proj.weight": "MultiHeadDotProductAttention_1/out/kernel",
+    "attn.proj.bias": "MultiHeadDotProductAttention_1/out/bias",
+    "norm2.weight": "LayerNorm_2/scale",
+    "norm2.bias": "LayerNorm_2/bias",
+    "mlp.fc1.weight": "MlpBlock_3/Dense_0/kernel",
+    "mlp.fc1.bias": "MlpBlock_3/Dense_0/bias",
+    "mlp.fc2.weight": "MlpBlock_3/Dense_1/kernel",
+    "mlp.fc2.bias": "MlpBlock_3/Dense_1/bias",
+}
+_TOP = {
+    "cls_token": "cls",
+    "pos_embed": "Transformer/posembed_input/pos_embedding",
+    "patch_embed.proj.weight": "embedding/kernel",
+    "patch_embed.proj.bias": "embedding/bias",
+    "norm.weight": "Transformer/encoder_norm/scale",
+    "norm.bias": "Transformer/encoder_norm/bias",
+    "head.weight": "head/kernel",
+    "head.bias": "head/bias",
+}
+
+
+def _google_name(name):
+    if name.startswith("blocks."):
+        _, block, rest = name.split(".", 2)
+        return f"Transformer/encoderblock_{block}/{_BLOCK[rest]}"
+    return _TOP[name]
+
+
+def _source_name(name, origin):
+    return _google_name(name) if str(origin).endswith(".npz") else name
+
+
+def _from_google(arrays):
+    """Google's arrays -> state dict with timm's names; what is missing is left out."""
+    blocks = {key.split("/")[1].removeprefix("encoderblock_") for key in arrays if key.startswith("Transformer/encoderblock_")}
+    names = [*_TOP, *(f"blocks.{block}.{rest}" for block in sorted(blocks, key=int) for rest in _BLOCK)]
+    state = {}
+    for name in names:
+        google = _google_name(name)
+        if "{query,key,value}" in google:
+            found = [arrays.get(google.replace("{query,key,value}", part)) for part in ("query", "key", "value")]
+            if any(array is None for array in found):
+                continue
+            if len({array.shape for array in found}) > 1:
+                raise WeightsError(f"the arrays {google} differ in shape: {', '.join(str(a.shape) for a in found)}")
+            array = np.concatenate([a.reshape(len(a), -1) if name.endswith("weight") else a.ravel() for a in found], -1)
+        elif (array := arrays.get(google)) is None:
+            continue
+        if "attn.proj.weight" in name:
+            array = array.reshape(-1, array.shape[-1])  # (K, d, D) -> (K*d, D)
+        if array.ndim == 4:
+            array = array.transpose(3, 2, 0, 1)  # HWIO -> OIHW
+        elif array.ndim == 2:
+            array = array.T
+        state[name] = torch.from_numpy(np.array(array, dtype=np.float32))
+    return state

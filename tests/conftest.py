@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from fgvc_lib.config import Experiment
+from fgvc_lib.synthbirds import generate
+
+
+def write_cub(root, classes=3, train=3, test=2, size=40):
+    """A folder in CUB-200-2011's layout with images of tinted noise, without boxes and parts."""
+    rng = np.random.default_rng(0)
+    lines = {"images.txt": [], "image_class_labels.txt": [], "train_test_split.txt": [], "classes.txt": []}
+    for label in range(1, classes + 1):
+        folder = f"{label:03}.Class_{label}"
+        lines["classes.txt"].append(f"{label} {folder}")
+        (root / "images" / folder).mkdir(parents=True)
+        for number in range(train + test):
+            image_id = len(lines["images.txt"]) + 1
+            pixels = rng.integers(0, 156, (size, size, 3), dtype=np.uint8)
+            pixels[..., label % 3] += 99  # the class is the tint
+            Image.fromarray(pixels).save(root / "images" / folder / f"{number}.png")
+            lines["images.txt"].append(f"{image_id} {folder}/{number}.png")
+            lines["image_class_labels.txt"].append(f"{image_id} {label}")
+            lines["train_test_split.txt"].append(f"{image_id} {int(number < train)}")
+    for name, rows in lines.items():
+        (root / name).write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture
+def cub(tmp_path):
+    return write_cub(tmp_path / "cub")
+
+
+@pytest.fixture(scope="session")
+def birds(tmp_path_factory):
+    return generate(tmp_path_factory.mktemp("data") / "birds", "smoke", progress=False)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """A runs folder of the test's own."""
+    monkeypatch.setenv("RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def tiny(cub, runs):
+    """An experiment of a second."""
+    return Experiment(
+        data=str(cub), image_size=32, resize_size=36, batch_size=4, steps=4, warmup_steps=1, log_every=1, checkpoint_every=2,
+        stride=12, fusion="mul",
+    )  # fmt: skip

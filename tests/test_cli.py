@@ -1,0 +1,96 @@
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from fgvc_lib import cli
+from fgvc_lib.report import ReportError, build_report
+
+
+def call(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["fgvc_lib", *arguments])
+    cli.main()
+
+
+def test_import_loads_no_torch():
+    code = "import sys, fgvc_lib; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_train_prints_the_result(tiny, monkeypatch, capsys):
+    sizes = ("--image-size", "32", "--resize-size", "36", "--batch-size", "4", "--steps", "2", "--warmup-steps", "1")
+    call(monkeypatch, "train", "--data", tiny.data, "--fusion", "mul", "--stride", "12", *sizes)
+    assert "test accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train", "--data", "/nowhere/at/all"), "the data folder /nowhere/at/all is missing"),
+        (("train", "--model", "vgg"), "unknown model 'vgg'"),
+        (("train", "--dataset", "birds", "--data", "x"), "unknown dataset 'birds'"),
+        (("train", "--fusion", "max"), "unknown fusion 'max'"),
+        (("train", "--stride", "20"), "stride 20"),
+        (("draw", "birds", "--sizes", "huge"), "'huge'"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_2(arguments, words, tiny, monkeypatch, capsys):
+    if arguments[0] == "train" and "--data" not in arguments:
+        arguments = (*arguments, "--data", tiny.data)
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, *arguments)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and words in error and error.count("\n") == 1
+
+
+def test_an_unknown_profile_is_one_line(monkeypatch, capsys):
+    monkeypatch.setenv("PROFILE", "fast")
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, "report")
+    assert stop.value.code == 2 and "smoke, quick, full" in capsys.readouterr().err
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project folder with two small notebooks, the second without code."""
+    (tmp_path / "notebooks").mkdir()
+    first = [new_markdown_cell("# One\n\nWhat is it?"), new_code_cell("import os\nprint(1 + 1)\nprint(os.environ['FIGURES'])")]
+    for name, cells in (("01_one", first), ("02_two", [new_markdown_cell("# Two\n\nAnd <then>?")])):
+        nbformat.write(new_notebook(cells=cells), tmp_path / "notebooks" / f"{name}.ipynb")
+    monkeypatch.chdir(tmp_path)
+    for name in ("PROFILE", "DATA", "FIGURES"):
+        monkeypatch.setenv(name, "")
+    return tmp_path
+
+
+def test_the_report_of_the_built_in_birds_is_written_in_place(project):
+    index = build_report()
+    page = index.read_text()
+    assert page.count("<li>") == 2 and "What is it?" in page and "And &lt;then&gt;?" in page
+    assert "2\n" in nbformat.read(project / "notebooks" / "01_one.ipynb", 4).cells[1].outputs[0].text
+    assert (project / "build" / "report" / "01_one.html").is_file()
+
+
+@pytest.mark.parametrize("name", ["PROFILE", "DATA"])
+def test_other_reports_leave_the_notebooks_alone(project, monkeypatch, name):
+    monkeypatch.setenv(name, "smoke")
+    before = (project / "notebooks" / "01_one.ipynb").read_bytes()
+    build_report()
+    assert (project / "notebooks" / "01_one.ipynb").read_bytes() == before
+    text = nbformat.read(project / "build" / "report" / "notebooks" / "01_one.ipynb", 4).cells[1].outputs[0].text
+    assert os.path.join("build", "report", "figures") in text
+
+
+def test_a_failing_cell_is_named(project):
+    nbformat.write(new_notebook(cells=[new_code_cell("1"), new_code_cell("1 / 0")]), project / "notebooks" / "03_bad.ipynb")
+    with pytest.raises(ReportError, match=r"03_bad.ipynb, cell 2 of 2 failed: ZeroDivisionError"):
+        build_report()
+
+
+def test_no_notebooks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ReportError, match="no notebooks"):
+        build_report()

@@ -1,0 +1,158 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_cub
+from PIL import Image
+
+from fgvc_lib.config import Experiment
+from fgvc_lib.datasets import CUB200, DATASETS, box_views, build_dataset, build_transform, class_title, part_points, to_view
+from fgvc_lib.errors import ConfigError, DataError
+
+REAL = os.path.join(os.path.dirname(__file__), "..", "..", "shared", "data", "CUB_40")
+
+
+def test_reads_the_official_split(cub):
+    train, test = CUB200(cub, "train"), CUB200(cub, "test")
+    assert (len(train), len(test)) == (9, 6)
+    assert train.classes == ["001.Class_1", "002.Class_2", "003.Class_3"]
+    assert train.labels == [0, 0, 0, 1, 1, 1, 2, 2, 2] and set(train.ids).isdisjoint(test.ids)
+    assert train.boxes is None and train.parts is None
+    assert train.fingerprint == test.fingerprint
+
+
+def test_reads_boxes_and_parts(birds):
+    test = CUB200(birds, "test")
+    assert test.boxes.shape == (len(test), 4) and test.parts.shape == (len(test), 15, 3)
+    assert test.part_names[0] == "back" and test.diagnostic.shape == (len(test.classes), 15)
+    assert test.diagnostic.any(1).all()
+    assert (test.boxes[:, 2:] > 0).all()
+
+
+@pytest.mark.skipif(not os.path.isdir(REAL), reason="the real photographs are not here")
+def test_reads_real_photographs():
+    train, test = CUB200(REAL, "train"), CUB200(REAL, "test")
+    assert (len(train), len(test), len(train.classes)) == (1200, 1192, 40)
+    assert class_title(train.classes[0]) == "Indigo Bunting"
+    image, label = train[0]
+    assert image.mode == "RGB" and image.size == (227, 227) and label == 0
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA", "I;16"])
+def test_every_image_becomes_rgb(cub, mode):
+    path = CUB200(cub).paths[0]
+    Image.new(mode, (30, 20)).save(path, format="TIFF" if mode in ("CMYK", "I;16") else "PNG")
+    assert CUB200(cub)[0][0].mode == "RGB"
+
+
+def test_transforms():
+    experiment = Experiment(image_size=32, resize_size=40, model="resnet18")
+    image = Image.new("RGB", (60, 90), (124, 116, 104))
+    for train in (True, False):
+        tensor = build_transform(experiment, train)(image)
+        assert tensor.shape == (3, 32, 32) and tensor.dtype == torch.float32
+        assert tensor.abs().max() < 0.02  # ImageNet's mean colour
+
+
+def test_points_follow_the_test_transform(cub):
+    experiment = Experiment(image_size=32, resize_size=48, model="vit_micro16")
+    picture = np.zeros((60, 120, 3), np.uint8)
+    picture[20:30, 80:100] = 255  # a rectangle around (90, 25)
+    view = build_transform(experiment, train=False)(Image.fromarray(picture))
+    rows, columns = torch.nonzero(view[0] > 0, as_tuple=True)
+    x, y = to_view([90, 25], (120, 60), experiment)
+    assert abs(columns.float().mean() + 0.5 - x) < 0.6 and abs(rows.float().mean() + 0.5 - y) < 0.6
+
+
+def test_annotations_in_the_view(birds):
+    experiment = Experiment(image_size=64, resize_size=72)
+    test = CUB200(birds, "test")
+    boxes, points = box_views(test, experiment), part_points(test, experiment)
+    assert boxes.shape == (len(test), 4) and (boxes[:, :2] + boxes[:, 2:] <= 64).all() and (boxes >= 0).all()
+    inside = (points >= boxes[:, None, :2] - 1) & (points <= boxes[:, None, :2] + boxes[:, None, 2:] + 1)
+    assert inside[~np.isnan(points)].all() and (~np.isnan(points)).any(1).all()
+
+
+def test_missing_empty_and_foreign_folders(tmp_path):
+    with pytest.raises(DataError, match="nowhere is missing"):
+        CUB200(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty is empty"):
+        CUB200(tmp_path / "empty")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "photo.jpg").touch()
+    with pytest.raises(DataError, match="layout: the file .*images.txt is missing"):
+        CUB200(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "words"),
+    [
+        ("images.txt", "seven a/b.jpg", "images.txt, line 2: 'seven a/b.jpg'"),
+        ("images.txt", "2", "images.txt, line 2: '2'"),
+        ("train_test_split.txt", "2 yes", "train_test_split.txt, line 2"),
+        ("image_class_labels.txt", "2 99", "image 2 has class 99"),
+        ("image_class_labels.txt", "99 1", "no line for image 2"),
+        ("images.txt", "2 001.Class_1/none.png", "image 2 has no file"),
+    ],
+)
+def test_a_bad_line_is_named(cub, file, line, words):
+    lines = (cub / file).read_text().splitlines()
+    (cub / file).write_text("\n".join([lines[0], line, *lines[2:]]))
+    with pytest.raises(DataError, match=words):
+        CUB200(cub)
+
+
+def test_an_id_without_an_image(cub):
+    with open(cub / "train_test_split.txt", "a") as file:
+        file.write("77 1\n")
+    with pytest.raises(DataError, match=r"train_test_split.txt names image 77, an id without an image"):
+        CUB200(cub)
+
+
+def test_a_class_without_training_images(tmp_path):
+    root = write_cub(tmp_path / "cub", train=1)
+    lines = (root / "train_test_split.txt").read_text().splitlines()
+    (root / "train_test_split.txt").write_text("\n".join(["1 0", *lines[1:]]))
+    with pytest.raises(DataError, match=r"without training images: 001.Class_1"):
+        CUB200(root)
+
+
+def test_a_bad_box_line_is_named(cub):
+    (cub / "bounding_boxes.txt").write_text("1 0 0 ten 10\n")
+    with pytest.raises(DataError, match=r"bounding_boxes.txt, line 1"):
+        CUB200(cub)
+
+
+def test_a_truncated_image_is_found(cub):
+    train = CUB200(cub)
+    train.paths[3].write_bytes(train.paths[3].read_bytes()[:200])
+    assert train.broken() == [3]
+    with pytest.raises(DataError, match=train.paths[3].name):
+        train[3]
+    train.drop([3])
+    assert len(train) == 8 and train.broken() == []
+
+
+def test_unknown_names_list_the_known(cub):
+    with pytest.raises(ConfigError, match="'birds'.*cub200, aircraft, flowers, pets, cars"):
+        build_dataset("birds", cub)
+    with pytest.raises(ConfigError, match="'val'.*train or test"):
+        CUB200(cub, "val")
+
+
+def test_torchvision_sets(tmp_path):
+    data = tmp_path / "fgvc-aircraft-2013b" / "data"
+    (data / "images").mkdir(parents=True)
+    (data / "variants.txt").write_text("707-320\nA380\n")
+    for split, names in (("trainval", ("1", "2")), ("test", ("3",))):
+        (data / f"images_variant_{split}.txt").write_text("".join(f"{name} A380\n" for name in names))
+        for name in names:
+            Image.new("RGB", (20, 20)).save(data / "images" / f"{name}.jpg")
+    train, test = (build_dataset("aircraft", tmp_path, split) for split in ("train", "test"))
+    assert (len(train), len(test)) == (2, 1) and train.labels == [1, 1] and train.classes == ["707-320", "A380"]
+    assert train[0][0].mode == "RGB" and train.fingerprint
+    for name in set(DATASETS) - {"cub200"}:
+        with pytest.raises(DataError, match="cannot be read"):
+            build_dataset(name, tmp_path / "nothing")

@@ -1,0 +1,116 @@
+import hashlib
+import http.server
+import io
+import re
+import tarfile
+import threading
+
+import pytest
+
+from fgvc_lib.download import SOURCES, Source, fetch
+from fgvc_lib.errors import DataError, StorageError
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves `content` with ranges; breaks off after `limit` bytes of a reply while `limit` is set."""
+
+    content, limit, ranges = b"", None, []
+
+    def do_GET(self):
+        match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(match[1]) if match else 0
+        self.ranges.append(start)
+        body = self.content[start:]
+        if match and not body:
+            return self.send_error(416)
+        self.send_response(206 if match else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: self.limit])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    Handler.content, Handler.limit, Handler.ranges = b"", None, []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def archive(name="cub", member=None):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        info = tarfile.TarInfo(member or f"{name}/images.txt")
+        info.size = 5
+        tar.addfile(info, io.BytesIO(b"1 a\n\n"))
+    return buffer.getvalue()
+
+
+def source(url, content, folder=""):
+    return Source(f"{url}/file.tgz", f"md5:{hashlib.md5(content).hexdigest()}", "file.tgz", folder)
+
+
+def test_fetches_checks_and_unpacks_once(server, tmp_path):
+    Handler.content = archive()
+    wanted = source(server, Handler.content, "cub")
+    assert fetch(wanted, tmp_path) == tmp_path / "cub"
+    assert (tmp_path / "cub" / "images.txt").read_text() == "1 a\n\n"
+    fetch(wanted, tmp_path)
+    assert Handler.ranges == [0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cub", "file.tgz"]
+
+
+def test_goes_on_after_an_interruption(server, tmp_path):
+    Handler.content, Handler.limit = bytes(range(256)) * 12_000, 2_000_000
+    wanted = source(server, Handler.content)
+    with pytest.raises(DataError, match="put the file at"):
+        fetch(wanted, tmp_path)
+    Handler.limit = None
+    assert fetch(wanted, tmp_path).read_bytes() == Handler.content
+    assert Handler.ranges[0] == 0 and Handler.ranges[-1] == 1 << 20  # what was written in whole chunks
+
+
+def test_a_part_that_is_too_long_is_fetched_anew(server, tmp_path):
+    Handler.content = b"short"
+    (tmp_path / "file.tgz.part").write_bytes(b"much longer than the file")
+    assert fetch(source(server, b"short"), tmp_path).read_bytes() == b"short"
+
+
+def test_a_wrong_checksum_is_refused(server, tmp_path):
+    Handler.content = b"not what was promised"
+    with pytest.raises(DataError, match="download it on another machine"):
+        fetch(source(server, b"the real file"), tmp_path)
+    assert not (tmp_path / "file.tgz").exists()
+
+
+def test_an_archive_cannot_write_outside(server, tmp_path):
+    Handler.content = archive(member="../escape.txt")
+    with pytest.raises(DataError, match="cannot be unpacked"):
+        fetch(source(server, Handler.content, "cub"), tmp_path / "data")
+    assert not list(tmp_path.rglob("escape.txt"))
+
+
+def test_an_archive_without_the_folder(server, tmp_path):
+    Handler.content = archive(name="other")
+    with pytest.raises(DataError, match="does not hold a folder cub"):
+        fetch(source(server, Handler.content, "cub"), tmp_path)
+    assert not (tmp_path / "cub").exists()
+
+
+def test_without_a_network_it_says_what_to_put_where(tmp_path):
+    wanted = Source("http://127.0.0.1:9/ViT-B_16.npz", None, "weights/ViT-B_16.npz")
+    with pytest.raises(DataError, match=r"cannot fetch http.*put the file at .*weights/ViT-B_16.npz"):
+        fetch(wanted, tmp_path)
+    (tmp_path / "weights").mkdir(exist_ok=True)
+    (tmp_path / "weights" / "ViT-B_16.npz").write_bytes(b"by hand")
+    assert fetch(wanted, tmp_path).read_bytes() == b"by hand"
+
+
+def test_an_unwritable_folder(tmp_path):
+    (tmp_path / "data").touch()
+    with pytest.raises(StorageError, match="cannot write below"):
+        fetch(SOURCES["vit"], tmp_path / "data")

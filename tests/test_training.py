@@ -1,0 +1,176 @@
+import json
+import os
+
+import pandas as pd
+import pytest
+import torch
+
+from fgvc_lib import training
+from fgvc_lib.config import PROFILES, Experiment, report_rows
+from fgvc_lib.datasets import CUB200, open_splits, batches
+from fgvc_lib.errors import ConfigError, DataError, StorageError, TrainingError
+from fgvc_lib.losses import contrastive
+from fgvc_lib.results import FILES
+from fgvc_lib.training import build_model, evaluate, fit, learning_rate, load_model
+
+
+def same(one, other):
+    pd.testing.assert_frame_equal(one.predictions, other.predictions)
+    columns = ["step", "loss", "accuracy", "lr", "test_accuracy"]
+    pd.testing.assert_frame_equal(one.metrics[columns], other.metrics[columns])
+
+
+def test_a_run_is_whole_and_is_not_computed_again(tiny, monkeypatch):
+    run = fit(tiny, progress=False)
+    assert sorted(os.listdir(run.folder)) == sorted(FILES)
+    assert run.experiment == tiny and len(run.metrics) == 4
+    assert run.metrics["test_accuracy"].notna().tolist() == [False, True, False, True]
+    assert run.predictions.columns.tolist() == ["id", "label", "prediction", "probability", "parts"]
+    assert len(run.predictions) == 6 and all(len(parts) == 4 for parts in run.predictions["parts"])
+    assert run.correct.mean() == pytest.approx(run.metrics["test_accuracy"].iloc[-1])
+    assert {"device", "threads", "seconds", "versions", "parameters"} <= set(run.environment)
+    monkeypatch.setattr(training, "_train", None)
+    assert fit(tiny).folder == run.folder
+
+
+def test_same_experiment_same_numbers(tiny, monkeypatch, tmp_path):
+    one = fit(tiny, progress=False)
+    monkeypatch.setenv("RUNS", str(tmp_path / "again"))
+    same(one, fit(tiny.replace(workers=2), progress=False))
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_an_interrupted_run_resumes_to_the_same_result(tiny, monkeypatch, tmp_path, stop):
+    tiny = tiny.replace(dropout=0.3)
+    one = fit(tiny, progress=False)
+    monkeypatch.setenv("RUNS", str(tmp_path / "again"))
+    step, calls = training._step, []
+
+    def stopping(*arguments):
+        calls.append(1)
+        if len(calls) > stop:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(training, "_step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny, progress=False)
+    calls.clear()
+    monkeypatch.setattr(training, "_step", lambda *arguments: calls.append(1) or step(*arguments))
+    same(one, fit(tiny, progress=False))
+    assert len(calls) == (4 if stop < 2 else 2)
+
+
+def test_the_trained_model_comes_back(tiny):
+    run = fit(tiny, progress=False)
+    model = load_model(run)
+    predictions = evaluate(model, batches(open_splits(tiny)[1], tiny))
+    assert predictions["prediction"].tolist() == run.predictions["prediction"].tolist()
+    assert not model.training
+
+
+@pytest.mark.parametrize("name", list(report_rows(PROFILES["smoke"])))
+def test_every_row_of_the_report_trains(tiny, name):
+    sizes = {key: getattr(tiny, key) for key in ("data", "image_size", "resize_size", "batch_size", "steps", "warmup_steps")}
+    run = fit(report_rows(Experiment(**sizes))[name], progress=False)
+    assert run.metrics["loss"].notna().all()
+
+
+def test_training_learns(tiny):
+    run = fit(tiny.replace(model="resnet18", fusion=None, steps=30, batch_size=9, lr=0.05, checkpoint_every=30), progress=False)
+    assert run.metrics["loss"].iloc[-3:].mean() < 0.5 * run.metrics["loss"].iloc[:3].mean()
+
+
+def test_bf16(tiny):
+    assert fit(tiny.replace(precision="bf16"), progress=False).metrics["loss"].notna().all()
+
+
+def test_the_schedule():
+    experiment = Experiment(steps=100, warmup_steps=10)
+    rates = [learning_rate(step, experiment) for step in range(101)]
+    assert rates[0] < rates[5] < rates[10] == 1 and rates[55] == pytest.approx(0.5) and rates[100] == 0
+
+
+def test_contrastive_loss_by_hand():
+    tokens = torch.tensor([[1.0, 0.0], [2.0, 0.0], [1.0, 1.0]])
+    # pairs of one class: cos 1, so 0; pairs of two classes: cos 0.7071, four of them
+    expected = 4 * (0.5**0.5 - 0.4) / 9
+    assert contrastive(tokens, torch.tensor([0, 0, 1])).item() == pytest.approx(expected, abs=1e-6)
+    assert contrastive(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])).item() == pytest.approx(2 / 4)
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tiny, monkeypatch, runs):
+    step, calls = training._step, []
+
+    def exploding(*arguments):
+        calls.append(1)
+        loss, correct = step(*arguments)
+        return loss * (float("nan") if len(calls) == 3 else 1), correct
+
+    monkeypatch.setattr(training, "_step", exploding)
+    with pytest.raises(TrainingError, match="loss is nan at step 3"):
+        fit(tiny.replace(log_every=4), progress=False)
+    (checkpoint,) = runs.glob("*/checkpoint.pt")
+    assert torch.load(checkpoint, weights_only=True)["state"]["step"] == 2
+
+
+def test_a_truncated_image_stops_before_training_or_is_skipped(tiny, runs, capsys):
+    path = CUB200(tiny.data, "test").paths[1]
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match=f"{path.name}.*skip_broken"):
+        fit(tiny, progress=False)
+    assert not list(runs.glob("*/checkpoint.pt"))
+    run = fit(tiny.replace(skip_broken=True), progress=False)
+    assert run.environment["skipped"] == 1 and len(run.predictions) == 5
+    assert "Skipped 1 image" in capsys.readouterr().out
+
+
+def test_options_that_do_not_exist_or_go_together(tiny):
+    with pytest.raises(ConfigError, match="'vgg'.*resnet18, vit_b16"):
+        build_model(tiny.replace(model="vgg"), 3)
+    with pytest.raises(ConfigError, match="resnet18 has none"):
+        build_model(tiny.replace(model="resnet18"), 3)
+    with pytest.raises(ConfigError, match="colour.*profile, dataset"):
+        tiny.replace(colour="red")
+    with pytest.raises(ConfigError, match="'fp8'.*no, bf16"):
+        tiny.replace(precision="fp8")
+    with pytest.raises(ConfigError, match="resize_size 8"):
+        tiny.replace(resize_size=8)
+    with pytest.raises(ConfigError, match="steps is 0"):
+        tiny.replace(steps=0)
+
+
+def test_an_unwritable_folder(tiny, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RUNS", str(tmp_path / "file"))
+    with pytest.raises(StorageError, match="cannot write .*experiment.json"):
+        fit(tiny, progress=False)
+
+
+def test_a_full_disk_leaves_no_half_file(tiny, monkeypatch, runs):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.safetensors.torch, "save_file", full)
+        with pytest.raises(StorageError, match=r"model.safetensors \(No space left on device\)"):
+            fit(tiny, progress=False)
+    (folder,) = runs.iterdir()
+    assert not [name for name in os.listdir(folder) if name.endswith(".tmp") or name == "model.safetensors"]
+    assert fit(tiny, progress=False).finished
+
+
+def test_weights_start_the_model_and_count_in_the_hash(tiny, tmp_path, runs):
+    source = build_model(tiny, 3)
+    for number in (0, 1):
+        torch.nn.init.constant_(source.head.bias, number)
+        torch.save(source.state_dict(), tmp_path / "start.pt")
+        fit(tiny.replace(weights=str(tmp_path / "start.pt")), progress=False)
+    assert len(list(runs.iterdir())) == 2
+
+
+def test_the_hash_is_of_what_comes_out():
+    experiment = Experiment()
+    assert experiment.hash("a") == experiment.replace(workers=4, data="elsewhere").hash("a")
+    assert len({experiment.hash("a"), experiment.hash("b"), experiment.replace(seed=1).hash("a")}) == 3
+    assert json.loads(json.dumps(vars(experiment)))
