@@ -18,8 +18,11 @@ def report() -> None:
 
 
 def draw(
-    root: tyro.conf.Positional[Path], sizes: str = "quick", seed: int = 0,
-    world: Literal["benchmark", "pretrain"] = "benchmark", workers: int | None = None,
+    root: tyro.conf.Positional[Path],
+    sizes: str = "quick",
+    seed: int = 0,
+    world: Literal["benchmark", "pretrain"] = "benchmark",
+    workers: int | None = None,
 ) -> None:
     """Draw the built-in birds into a folder, in CUB-200-2011's layout."""
     from .synthbirds import generate

@@ -103,7 +103,9 @@ class CUB200(ImageSet):
             _same_ids(root / file, known, paths)
         for image_id, class_id in label_of.items():
             if class_id not in classes:
-                raise DataError(f"{root / 'image_class_labels.txt'}: image {image_id} has class {class_id}, not in classes.txt")
+                raise DataError(
+                    f"{root / 'image_class_labels.txt'}: image {image_id} has class {class_id}, not in classes.txt"
+                )
         if untrained := set(classes) - {label_of[i] for i in paths if training[i]}:
             names = ", ".join(classes[c] for c in sorted(untrained)[:5])
             raise DataError(f"{root / 'train_test_split.txt'} leaves these classes without training images: {names}")
@@ -231,7 +233,9 @@ def to_view(points: np.ndarray, image_size: tuple[int, int], experiment: Experim
 
 def part_points(images: ImageSet, experiment: Experiment) -> np.ndarray:
     """Where the annotated parts lie in the model's view: (n, P, 2) x y in pixels, nan where a part is not visible."""
-    points = np.stack([to_view(parts[:, :2], size, experiment) for parts, size in zip(images.parts, images.sizes(), strict=True)])
+    points = np.stack(
+        [to_view(parts[:, :2], size, experiment) for parts, size in zip(images.parts, images.sizes(), strict=True)]
+    )
     inside = ((points >= 0) & (points < experiment.image_size)).all(-1)
     return np.where((inside & (images.parts[..., 2] > 0))[..., None], points, np.nan)
 

@@ -166,7 +166,9 @@ def attention_maps(
     return figure
 
 
-def selected_patches(pictures, parts: np.ndarray, titles: Sequence[str], columns: int, patch_size: int, stride: int) -> Figure:
+def selected_patches(
+    pictures, parts: np.ndarray, titles: Sequence[str], columns: int, patch_size: int, stride: int
+) -> Figure:
     """Pictures with the patches (B, K) that were selected, numbered and coloured by head, side by side."""
     figure, axes = _panels(-(-len(pictures) // 6), min(6, len(pictures)), ratio=1.1)
     for axis, picture, chosen, title in zip(axes.flat, pictures, parts, titles, strict=False):

@@ -70,7 +70,9 @@ def _execute(path, notebook, bar):
         client.execute()
     except CellExecutionError as error:
         failed = next(cell for cell in reversed(_code(notebook)) if cell.get("outputs"))
-        message = f"{path.name}, cell {_code(notebook).index(failed) + 1} of {len(code)} failed: {error.ename}: {error.evalue}"
+        message = (
+            f"{path.name}, cell {_code(notebook).index(failed) + 1} of {len(code)} failed: {error.ename}: {error.evalue}"
+        )
         raise ReportError(f"{message}\n--- the cell ---\n{failed.source}") from error
 
 

@@ -112,7 +112,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     """`results_table` as text: what the notebooks and the README show."""
     return pd.DataFrame({
         "test accuracy": table["accuracy"].map("{:.1%}".format),
-        "95 % interval": [f"{100 * low:.1f} – {100 * high:.1f}" for low, high in zip(table["low"], table["high"], strict=True)],
+        "95 % interval": (100 * table["low"]).map("{:.1f} – ".format) + (100 * table["high"]).map("{:.1f}".format),
         "test images": table["images"].map(str),
         "p (McNemar)": table["p"].map(lambda p: "–" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"),
         "ms a step": table["step_ms"].map("{:.0f}".format),

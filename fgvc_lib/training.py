@@ -9,7 +9,6 @@ import platform
 import sys
 import time
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from .config import Experiment, project_path, runs_folder
-from .datasets import ImageSet, open_splits, batches
+from .datasets import ImageSet, batches, open_splits
 from .errors import ConfigError, DataError, TrainingError
 from .files import write_whole
 from .losses import contrastive
@@ -137,13 +136,20 @@ def _train(experiment, model, train, test, folder, progress):
         schedule.load_state_dict(saved["schedule"])
         state = saved["state"]
     draws = _Draws(len(train), experiment, state["step"])
-    loader = DataLoader(_Augmented(train, experiment.seed), experiment.batch_size, sampler=draws, num_workers=experiment.workers)
+    loader = DataLoader(
+        _Augmented(train, experiment.seed), experiment.batch_size, sampler=draws, num_workers=experiment.workers
+    )
     prepared, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 
     prepared.train()
     recent = []  # (loss, correct) of each step since the last log line, on the device: reading them waits for it
     bar = tqdm(
-        desc=experiment.title, total=experiment.steps, initial=state["step"], unit="step", disable=not progress, file=sys.stdout
+        desc=experiment.title,
+        total=experiment.steps,
+        initial=state["step"],
+        unit="step",
+        disable=not progress,
+        file=sys.stdout,
     )
     started = time.perf_counter()
     for images, labels in loader:
@@ -281,8 +287,9 @@ def _check_images(splits, skip):
 def _environment(model):
     device = next(model.parameters()).device
     packages = ("torch", "torchvision", "accelerate", "numpy", "fgvc_lib")
+    processor = platform.processor() or platform.machine()
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
         "device_type": device.type, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
         "python": platform.python_version(), "versions": {name: version(name) for name in packages},
         "finished": time.strftime("%Y-%m-%d %H:%M"),

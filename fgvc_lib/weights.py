@@ -42,9 +42,9 @@ def load_pretrained(model: nn.Module, source, init_last_block: bool = False) -> 
     chosen, report = {}, LoadReport([], [], [])
     for name, target in wanted.items():
         value = state.get(name)
-        if last_block and name.startswith(last_block):
-            report.fresh.append(name)
-        elif name in CLASSIFIERS and (value is None or value.shape != target.shape):
+        if (last_block and name.startswith(last_block)) or (
+            name in CLASSIFIERS and (value is None or value.shape != target.shape)
+        ):
             report.fresh.append(name)
         elif value is None:
             raise WeightsError(f"{origin} has no array {_source_name(name, origin)}: it is not a checkpoint of this model")
@@ -134,7 +134,9 @@ def _source_name(name, origin):
 
 def _from_google(arrays):
     """Google's arrays -> state dict with timm's names; what is missing is left out."""
-    blocks = {key.split("/")[1].removeprefix("encoderblock_") for key in arrays if key.startswith("Transformer/encoderblock_")}
+    blocks = {
+        key.split("/")[1].removeprefix("encoderblock_") for key in arrays if key.startswith("Transformer/encoderblock_")
+    }
     names = [*_TOP, *(f"blocks.{block}.{rest}" for block in sorted(blocks, key=int) for rest in _BLOCK)]
     state = {}
     for name in names:

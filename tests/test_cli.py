@@ -57,7 +57,10 @@ def test_an_unknown_profile_is_one_line(monkeypatch, capsys):
 def project(tmp_path, monkeypatch):
     """A project folder with two small notebooks, the second without code."""
     (tmp_path / "notebooks").mkdir()
-    first = [new_markdown_cell("# One\n\nWhat is it?"), new_code_cell("import os\nprint(1 + 1)\nprint(os.environ['FIGURES'])")]
+    first = [
+        new_markdown_cell("# One\n\nWhat is it?"),
+        new_code_cell("import os\nprint(1 + 1)\nprint(os.environ['FIGURES'])"),
+    ]
     for name, cells in (("01_one", first), ("02_two", [new_markdown_cell("# Two\n\nAnd <then>?")])):
         nbformat.write(new_notebook(cells=cells), tmp_path / "notebooks" / f"{name}.ipynb")
     monkeypatch.chdir(tmp_path)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from fgvc_lib.errors import ConfigError
 from fgvc_lib.part_selection import FUSIONS, class_row, fuse, fuse_dense, select
-from fgvc_lib.vit import ViTConfig, VisionTransformer
+from fgvc_lib.vit import VisionTransformer, ViTConfig
 
 CONFIG = ViTConfig(image_size=48, patch_size=16, stride=12, dim=32, depth=4, heads=4, mlp_dim=64, num_classes=5)
 

@@ -6,12 +6,14 @@ from torch import nn
 from fgvc_lib.errors import ConfigError
 from fgvc_lib.resnet import resnet18
 from fgvc_lib.saliency import box_mask, energy_in_box, input_gradient, part_distances, patch_boxes, pointing_game
-from fgvc_lib.vit import ViTConfig, VisionTransformer
+from fgvc_lib.vit import VisionTransformer, ViTConfig
 
 
 def test_the_gradient_is_the_finite_difference():
     torch.manual_seed(0)
-    model = VisionTransformer(ViTConfig(image_size=32, dim=32, depth=2, heads=4, mlp_dim=64, num_classes=3, fusion=None)).double()
+    model = VisionTransformer(
+        ViTConfig(image_size=32, dim=32, depth=2, heads=4, mlp_dim=64, num_classes=3, fusion=None)
+    ).double()
     images, labels = torch.randn(2, 3, 32, 32, dtype=torch.double), torch.tensor([0, 2])
     loss = nn.CrossEntropyLoss(reduction="none")
     expected = torch.zeros(2)

@@ -7,7 +7,7 @@ import torch
 
 from fgvc_lib import training
 from fgvc_lib.config import PROFILES, Experiment, report_rows
-from fgvc_lib.datasets import CUB200, open_splits, batches
+from fgvc_lib.datasets import CUB200, batches, open_splits
 from fgvc_lib.errors import ConfigError, DataError, StorageError, TrainingError
 from fgvc_lib.losses import contrastive
 from fgvc_lib.results import FILES
@@ -77,7 +77,9 @@ def test_every_row_of_the_report_trains(tiny, name):
 
 
 def test_training_learns(tiny):
-    run = fit(tiny.replace(model="resnet18", fusion=None, steps=30, batch_size=9, lr=0.05, checkpoint_every=30), progress=False)
+    run = fit(
+        tiny.replace(model="resnet18", fusion=None, steps=30, batch_size=9, lr=0.05, checkpoint_every=30), progress=False
+    )
     assert run.metrics["loss"].iloc[-3:].mean() < 0.5 * run.metrics["loss"].iloc[:3].mean()
 
 

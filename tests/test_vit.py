@@ -3,12 +3,14 @@ import torch
 
 from fgvc_lib.errors import ConfigError
 from fgvc_lib.part_selection import FUSIONS
-from fgvc_lib.vit import PRESETS, ViTConfig, VisionTransformer
+from fgvc_lib.vit import PRESETS, VisionTransformer, ViTConfig
 
 SMALL = ViTConfig(image_size=48, patch_size=16, stride=12, dim=32, depth=3, heads=4, mlp_dim=64, num_classes=5)
 
 
-@pytest.mark.parametrize(("size", "patch", "stride", "side"), [(224, 16, 16, 14), (224, 16, 12, 18), (448, 16, 12, 37), (96, 16, 12, 7)])
+@pytest.mark.parametrize(
+    ("size", "patch", "stride", "side"), [(224, 16, 16, 14), (224, 16, 12, 18), (448, 16, 12, 37), (96, 16, 12, 7)]
+)
 def test_grid(size, patch, stride, side):
     cfg = SMALL.replace(image_size=size, patch_size=patch, stride=stride)
     assert cfg.grid == (side, side)
@@ -26,7 +28,7 @@ def test_shapes(fusion, head):
     assert torch.equal(model(images), seen.logits)
     logits, token = model(images, return_token=True)
     assert torch.equal(logits, seen.logits) and token.shape == (2, 32)
-    assert ((0 <= seen.parts) & (seen.parts < 9)).all()
+    assert ((seen.parts >= 0) & (seen.parts < 9)).all()
 
 
 def test_only_the_selected_patches_reach_the_last_layer():

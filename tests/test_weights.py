@@ -9,7 +9,7 @@ import torch
 from fgvc_lib.errors import WeightsError
 from fgvc_lib.part_selection import FUSIONS
 from fgvc_lib.resnet import resnet18
-from fgvc_lib.vit import ViTConfig, VisionTransformer
+from fgvc_lib.vit import VisionTransformer, ViTConfig
 from fgvc_lib.weights import load_pretrained
 
 GOLDEN = Path(__file__).with_name("psm_small.npz")
@@ -24,7 +24,8 @@ def google_arrays(cfg, seed=0):
         "cls": (1, 1, d), "embedding/kernel": (p, p, 3, d), "embedding/bias": (d,),
         "Transformer/posembed_input/pos_embedding": (1, 1 + cfg.grid[0] ** 2, d),
         "Transformer/encoder_norm/scale": (d,), "Transformer/encoder_norm/bias": (d,),
-        "head/kernel": (d, cfg.num_classes), "head/bias": (cfg.num_classes,), "pre_logits/kernel": (d, d), "pre_logits/bias": (d,),
+        "head/kernel": (d, cfg.num_classes), "head/bias": (cfg.num_classes,),
+        "pre_logits/kernel": (d, d), "pre_logits/bias": (d,),
     }  # fmt: skip
     for n in range(cfg.depth):
         block = f"Transformer/encoderblock_{n}/"
@@ -111,7 +112,12 @@ def test_resnet_takes_a_torchvision_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["embedding/kernel", "Transformer/encoderblock_1/MultiHeadDotProductAttention_1/out/bias", "Transformer/encoder_norm/scale"]
+    "name",
+    [
+        "embedding/kernel",
+        "Transformer/encoderblock_1/MultiHeadDotProductAttention_1/out/bias",
+        "Transformer/encoder_norm/scale",
+    ],
 )
 def test_a_missing_or_misshapen_array_is_named(tmp_path, name):
     arrays = google_arrays(PLAIN)
@@ -138,7 +144,11 @@ def test_unreadable_files(tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(b"\xff" * 40)
     (tmp_path / "weights.bin").write_bytes(b"")
     np.savez(tmp_path / "pickle.npz", cls=np.array([{}], dtype=object))
-    for name, words in (("broken.npz", "fetch it again"), ("broken.safetensors", "fetch it again"), ("weights.bin", ".npz, .safe")):
+    for name, words in (
+        ("broken.npz", "fetch it again"),
+        ("broken.safetensors", "fetch it again"),
+        ("weights.bin", ".npz, .safe"),
+    ):
         with pytest.raises(WeightsError, match=words):
             load_pretrained(VisionTransformer(PLAIN), tmp_path / name)
     with pytest.raises(WeightsError, match="pickle"):
