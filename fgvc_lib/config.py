@@ -35,10 +35,10 @@ class Experiment:
 
     image_size: int = 96  # pixels the model sees
     resize_size: int = 108  # pixels, both ways, before the crop to image_size
-    batch_size: int = 32
-    steps: int = 300  # optimiser steps, whatever the size of the data
-    warmup_steps: int = 30  # linear, then cosine down to 0
-    lr: float = 0.03  # at its peak
+    batch_size: int = 8
+    steps: int = 900  # optimiser steps, whatever the size of the data
+    warmup_steps: int = 80  # linear, then cosine down to 0
+    lr: float = 0.05  # at its peak
     momentum: float = 0.9
     weight_decay: float = 0.0
     clip_norm: float = 1.0  # gradients are scaled down to this L2 norm
@@ -47,8 +47,8 @@ class Experiment:
     precision: str = "no"  # "no" (float32) or "bf16"
     seed: int = 0
 
-    log_every: int = 10  # steps between lines of metrics.jsonl
-    checkpoint_every: int = 100  # steps between checkpoints, each with the accuracy on the test images
+    log_every: int = 30  # steps between lines of metrics.jsonl
+    checkpoint_every: int = 300  # steps between checkpoints, each with the accuracy on the test images
     workers: int = 0  # processes that load images
 
     def __post_init__(self):

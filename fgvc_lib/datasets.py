@@ -266,4 +266,4 @@ def open_splits(experiment: Experiment) -> tuple[ImageSet, ImageSet]:
 
 def batches(dataset: ImageSet, experiment: Experiment) -> DataLoader:
     """Batches (images, labels) in the order of the set."""
-    return DataLoader(dataset, batch_size=2 * experiment.batch_size, num_workers=experiment.workers)
+    return DataLoader(dataset, batch_size=4 * experiment.batch_size, num_workers=experiment.workers)
