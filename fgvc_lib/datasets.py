@@ -93,7 +93,8 @@ class CUB200(ImageSet):
         if split not in ("train", "test"):
             raise ConfigError(f"unknown split {split!r}: choose train or test")
         if not root.is_dir() or not any(root.iterdir()):
-            raise DataError(f"the data folder {root} is {'empty' if root.is_dir() else 'missing'}: fill it or name another")
+            state = "empty" if root.is_dir() else "missing"
+            raise DataError(f"the data folder {root} is {state}: `make data` fetches CUB-200-2011, or name another folder")
         paths = dict(_read(root / "images.txt", int, str))
         classes = dict(_read(root / "classes.txt", int, str))
         label_of = dict(_read(root / "image_class_labels.txt", int, int))

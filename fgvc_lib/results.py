@@ -105,7 +105,11 @@ def compare(one: Run, other: Run) -> str:
     """How two runs on the same test images differ: the difference in points, McNemar's p, and whether it counts at 5 %."""
     difference, p = 100 * (one.correct.mean() - other.correct.mean()), mcnemar(one, other)
     word = "cannot be told apart" if p >= 0.05 else "better" if difference > 0 else "worse"
-    return f"{difference:+.1f} points, p = {p:.3f}: {word}"
+    return f"{difference:+.1f} points, p {_p_text(p)}: {word}"
+
+
+def _p_text(p):
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
@@ -114,7 +118,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         "test accuracy": table["accuracy"].map("{:.1%}".format),
         "95 % interval": (100 * table["low"]).map("{:.1f} – ".format) + (100 * table["high"]).map("{:.1f}".format),
         "test images": table["images"].map(str),
-        "p (McNemar)": table["p"].map(lambda p: "–" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"),
+        "p (McNemar)": table["p"].map(lambda p: "–" if np.isnan(p) else _p_text(p)),
         "ms a step": table["step_ms"].map("{:.0f}".format),
         "training, min": table["minutes"].map("{:.1f}".format),
         "parameters, M": table["parameters"].map("{:.1f}".format),

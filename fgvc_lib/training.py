@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
+from . import __version__
 from .config import Experiment, project_path, runs_folder
 from .datasets import ImageSet, batches, open_splits
 from .errors import ConfigError, DataError, TrainingError
@@ -286,11 +287,10 @@ def _check_images(splits, skip):
 
 def _environment(model):
     device = next(model.parameters()).device
-    packages = ("torch", "torchvision", "accelerate", "numpy", "fgvc_lib")
+    versions = {"fgvc_lib": __version__} | {name: version(name) for name in ("torch", "torchvision", "accelerate", "numpy")}
     processor = platform.processor() or platform.machine()
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
         "device_type": device.type, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
-        "python": platform.python_version(), "versions": {name: version(name) for name in packages},
-        "finished": time.strftime("%Y-%m-%d %H:%M"),
+        "python": platform.python_version(), "versions": versions, "finished": time.strftime("%Y-%m-%d %H:%M"),
     }  # fmt: skip

@@ -29,8 +29,19 @@ from fgvc_lib.synthbirds import (
 SMOKE_FILES = "fb3cd4216f9c779869fa8cc90e76350796ce7e1963ff1c71cfad22c6ffbc1487"
 SMOKE_PIXELS = "dc0cc674060233bb48e1e572e34e416d13af0a3b7621a691680d565493586c8d"
 # How far a part reaches from its point, relative to the image side.
-REACH = {"beak": 0.45, "crown": 0.25, "left eye": 0.1, "right eye": 0.1, "throat": 0.22, "breast": 0.28,
-         "left wing": 0.3, "right wing": 0.3, "tail": 0.5, "left leg": 0.4, "right leg": 0.4}
+REACH = {
+    "beak": 0.45,
+    "crown": 0.25,
+    "left eye": 0.1,
+    "right eye": 0.1,
+    "throat": 0.22,
+    "breast": 0.28,
+    "left wing": 0.3,
+    "right wing": 0.3,
+    "tail": 0.5,
+    "left leg": 0.4,
+    "right leg": 0.4,
+}
 
 
 def checksum(root):
@@ -86,13 +97,19 @@ def test_tables_say_what_diagnostic_says(smoke):
     species = species_list("smoke")
     with open(smoke / "attributes.csv", newline="") as file:
         table = list(csv.DictReader(file))
-    assert [(row["name"], tuple((a, row[a]) for a in ATTRIBUTES)) for row in table] == \
-        [(s.name, s.attributes) for s in species]
+    assert [(row["name"], tuple((a, row[a]) for a in ATTRIBUTES)) for row in table] == [
+        (s.name, s.attributes) for s in species
+    ]
     with open(smoke / "diagnostic_parts.csv", newline="") as file:
         found = [tuple(row.values()) for row in csv.DictReader(file)]
-    wanted = [(str(a.index + 1), str(b.index + 1), name, str(PARTS.index(part) + 1), part)
-              for a in species for b in species if a.genus == b.genus and a is not b
-              for name in diagnostic(a, b) for part in ATTRIBUTES[name][0]]
+    wanted = [
+        (str(a.index + 1), str(b.index + 1), name, str(PARTS.index(part) + 1), part)
+        for a in species
+        for b in species
+        if a.genus == b.genus and a is not b
+        for name in diagnostic(a, b)
+        for part in ATTRIBUTES[name][0]
+    ]
     assert found == wanted and wanted
 
 
@@ -150,7 +167,7 @@ def test_siblings_differ_only_near_the_diagnostic_parts():
         (one, _, here), (two, _, there) = (draw(s, np.random.default_rng(seed), size) for s in (a, b))
         parts = [part for name in diagnostic(a, b) for part in ATTRIBUTES[name][0]]
         if not all(any(here[p][2] for p in ATTRIBUTES[name][0]) for name in diagnostic(a, b)):
-            continue                                          # behind a twig or outside
+            continue  # behind a twig or outside
         changed = np.abs(one.astype(int) - two).max(2) > 8
         near = np.zeros_like(changed)
         for part in parts:
@@ -168,7 +185,7 @@ def test_drawing():
     assert image.shape == (131, 131, 3) and image.dtype == np.uint8
     assert len(box) == 4 and tuple(parts) == PARTS
     sides = [[parts[f"{side} {part}"][2] for part in ("eye", "wing")] for side in ("left", "right")]
-    assert [0, 0] in sides                                    # the side turned away
+    assert [0, 0] in sides  # the side turned away
 
 
 def test_finished_set_is_kept_and_others_are_refused(smoke, tmp_path):
@@ -187,20 +204,32 @@ def test_finished_set_is_kept_and_others_are_refused(smoke, tmp_path):
 def test_interrupted_generation_leaves_nothing(tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
+
     sizes = Sizes(1, 1, 1, 1, 64)
     with monkeypatch.context() as patch:
         patch.setattr(synthbirds, "_write_tables", stop)
         with pytest.raises(KeyboardInterrupt):
             generate(tmp_path / "set", sizes, progress=False)
     assert not list(tmp_path.iterdir())
-    (tmp_path / "set").mkdir()                                # an empty folder is no hindrance
+    (tmp_path / "set").mkdir()  # an empty folder is no hindrance
     assert (generate(tmp_path / "set", sizes, progress=False) / "images.txt").exists()
 
 
-@pytest.mark.parametrize("options", [
-    {"sizes": "huge"}, {"sizes": 3}, {"world": "mars"}, {"seed": -1}, {"workers": 0},
-    {"sizes": Sizes(0, 1, 1, 1)}, {"sizes": Sizes(1, 1, 1, 0)}, {"sizes": Sizes(1, 1.5, 1, 1)},
-    {"sizes": Sizes(1, 1, 1, 1, 63)}, {"sizes": Sizes(1, MAX_SPECIES + 1, 1, 1)}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sizes": "huge"},
+        {"sizes": 3},
+        {"world": "mars"},
+        {"seed": -1},
+        {"workers": 0},
+        {"sizes": Sizes(0, 1, 1, 1)},
+        {"sizes": Sizes(1, 1, 1, 0)},
+        {"sizes": Sizes(1, 1.5, 1, 1)},
+        {"sizes": Sizes(1, 1, 1, 1, 63)},
+        {"sizes": Sizes(1, MAX_SPECIES + 1, 1, 1)},
+    ],
+)
 def test_bad_options(tmp_path, options):
     with pytest.raises(ConfigError) as error:
         generate(tmp_path / "set", progress=False, **{"sizes": "smoke", **options})
@@ -216,6 +245,7 @@ def test_folder_that_cannot_be_written(tmp_path, monkeypatch):
 
     def full(*_, **__):
         raise OSError(28, os.strerror(28))
+
     monkeypatch.setattr(Image.Image, "save", full)
     with pytest.raises(StorageError, match="No space left"):
         generate(tmp_path / "set", "smoke", workers=1, progress=False)
