@@ -36,7 +36,7 @@ class Experiment:
     image_size: int = 96  # pixels the model sees
     resize_size: int = 108  # pixels, both ways, before the crop to image_size
     batch_size: int = 8
-    steps: int = 900  # optimiser steps, whatever the size of the data
+    steps: int = 800  # optimiser steps, whatever the size of the data
     warmup_steps: int = 80  # linear, then cosine down to 0
     lr: float = 0.05  # at its peak
     momentum: float = 0.9
@@ -48,7 +48,7 @@ class Experiment:
     seed: int = 0
 
     log_every: int = 30  # steps between lines of metrics.jsonl
-    checkpoint_every: int = 300  # steps between checkpoints, each with the accuracy on the test images
+    checkpoint_every: int = 400  # steps between checkpoints, each with the accuracy on the test images
     workers: int = 0  # processes that load images
 
     def __post_init__(self):

@@ -1,21 +1,20 @@
 """Files that are written whole or not at all."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from .errors import StorageError
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it; creates the folder.
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a temporary file beside `path`, then rename it; creates the folder.
 
     Raises StorageError, naming the file, where the folder is not writable or the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or error

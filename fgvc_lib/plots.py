@@ -24,7 +24,7 @@ DPI = 90
 def show(figure: Figure, name: str, alt: str) -> Image:
     """Write figures/NAME.png and return the same picture for the notebook, with `alt` as its text alternative."""
     data = png(figure)
-    write_whole(figures_folder() / f"{name}.png", lambda path: path.write_bytes(data))
+    write_whole(figures_folder() / f"{name}.png", data)
     return Image(data, alt=alt)
 
 
@@ -228,7 +228,7 @@ def hit_rates(table: pd.DataFrame, chance: str) -> Figure:
         shift = (place - (len(bars.columns) - 1) / 2) * width
         axis.bar(x + shift, column, 0.92 * width, label=name, color=COLOURS[place])
     axis.hlines(table[chance], x - 0.42, x + 0.42, color="black", linewidth=2, label=chance)
-    axis.set(ylabel="share of test images", ylim=(0, 1))
+    axis.set(ylabel="share", ylim=(0, 1))
     axis.set_xticks(x, table.index)
     axis.grid(axis="x", visible=False)
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))

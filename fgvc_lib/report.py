@@ -46,11 +46,11 @@ def build_report() -> Path:
         for path, notebook in notebooks.items():
             target = path if built_in else folder / "notebooks" / path.name
             _execute(path, notebook, bar)
-            write_whole(target, lambda file, notebook=notebook: nbformat.write(notebook, file))
+            write_whole(target, nbformat.writes(notebook) + "\n")
             page, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, {"metadata": {"name": _title(notebook)}})
-            write_whole(folder / f"{path.stem}.html", lambda file, page=page: file.write_text(page, encoding="utf-8"))
+            write_whole(folder / f"{path.stem}.html", page)
     index = folder / "index.html"
-    write_whole(index, lambda file: file.write_text(_index(notebooks, experiment), encoding="utf-8"))
+    write_whole(index, _index(notebooks, experiment))
     return index
 
 

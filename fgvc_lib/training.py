@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
@@ -77,8 +78,7 @@ def fit(experiment: Experiment, progress: bool = True) -> Run:
     torch.manual_seed(experiment.seed)
     model = build_model(experiment, len(train.classes))
     skipped = _check_images((train, test), experiment.skip_broken)
-    settings = json.dumps(dataclasses.asdict(experiment), indent=1)
-    write_whole(run.folder / "experiment.json", lambda path: path.write_text(settings))
+    write_whole(run.folder / "experiment.json", json.dumps(dataclasses.asdict(experiment), indent=1))
 
     state = _train(experiment, model, train, test, run.folder, progress)
 
@@ -86,14 +86,14 @@ def fit(experiment: Experiment, progress: bool = True) -> Run:
     predictions.insert(0, "id", test.ids)
     state["history"][-1]["test_accuracy"] = _accuracy(predictions)
     _write_metrics(run.folder, state["history"])
-    write_whole(run.folder / "predictions.parquet", predictions.to_parquet)
+    write_whole(run.folder / "predictions.parquet", predictions.to_parquet())
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_whole(run.folder / "model.safetensors", lambda path: safetensors.torch.save_file(tensors, path))
+    write_whole(run.folder / "model.safetensors", safetensors.torch.save(tensors))
     record = {
         "classes": len(train.classes), "parameters": sum(p.numel() for p in model.parameters()), "skipped": skipped,
         "seconds": state["seconds"], "step_ms": 1e3 * float(np.median(state["step_seconds"])), **_environment(model),
     }  # fmt: skip
-    write_whole(run.folder / "environment.json", lambda path: path.write_text(json.dumps(record, indent=1)))
+    write_whole(run.folder / "environment.json", json.dumps(record, indent=1))
     (run.folder / "checkpoint.pt").unlink(missing_ok=True)
     return run
 
@@ -124,9 +124,8 @@ def _train(experiment, model, train, test, folder, progress):
     # Accelerate keeps one precision per process; experiments in one notebook may differ.
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision=experiment.precision)
-    optimizer = torch.optim.SGD(
-        model.parameters(), experiment.lr, momentum=experiment.momentum, weight_decay=experiment.weight_decay
-    )
+    options = {"lr": experiment.lr, "momentum": experiment.momentum, "weight_decay": experiment.weight_decay}
+    optimizer = torch.optim.SGD(model.parameters(), **options, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, experiment))
     state = {"step": 0, "seconds": 0.0, "step_seconds": [], "history": []}
     checkpoint = folder / "checkpoint.pt"
@@ -151,6 +150,7 @@ def _train(experiment, model, train, test, folder, progress):
         unit="step",
         disable=not progress,
         file=sys.stdout,
+        mininterval=1.0,
     )
     started = time.perf_counter()
     for images, labels in loader:
@@ -178,8 +178,10 @@ def _train(experiment, model, train, test, folder, progress):
             if step < experiment.steps:  # the last test is `fit`'s
                 state["history"][-1]["test_accuracy"] = _accuracy(evaluate(model, batches(test, experiment)))
             _write_metrics(folder, state["history"])
-            saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
-            write_whole(checkpoint, lambda path, saved=saved: torch.save({**saved, "state": state}, path))
+            parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+            buffer = io.BytesIO()
+            torch.save({**{name: part.state_dict() for name, part in parts.items()}, "state": state}, buffer)
+            write_whole(checkpoint, buffer.getvalue())
         recent, started = [], time.perf_counter()
     bar.close()
     return state
@@ -190,8 +192,7 @@ def _accuracy(predictions):
 
 
 def _write_metrics(folder, history):
-    lines = "".join(json.dumps(line) + "\n" for line in history)
-    write_whole(folder / "metrics.jsonl", lambda path: path.write_text(lines))
+    write_whole(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
 
 
 def _step(model, images, labels, experiment):
