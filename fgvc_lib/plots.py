@@ -1,6 +1,7 @@
 """Every figure of the report: each function returns a matplotlib Figure, `show` keeps it as a file."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -156,7 +157,7 @@ def attention_maps(
     """R pictures, a row each, and over them maps (R, M, rows, cols) of patch weights, each scaled to its own maximum."""
     figure, axes = _panels(maps.shape[0], maps.shape[1] + 1, size=1.5, ratio=1.03)
     for row, row_axes in enumerate(axes):
-        row_axes[0].set_ylabel(rows[row], fontsize=9)
+        row_axes[0].set_ylabel(textwrap.fill(rows[row], 14), fontsize=9)
         for axis in row_axes:
             axis.imshow(pictures[row])
         for heat, axis in zip(maps[row], row_axes[1:], strict=True):

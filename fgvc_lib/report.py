@@ -113,6 +113,7 @@ def _index(notebooks, experiment):
 <title>Telling apart birds that differ in an eye-ring</title>
 <style>
 body {{ font: 17px/1.55 system-ui, sans-serif; max-width: 44rem; margin: 3rem auto; padding: 0 1rem; }}
+ol {{ list-style: none; padding: 0; }}
 li {{ margin-bottom: .8rem; }} li p {{ margin: 0; color: #555; }} a {{ color: #0b5fa5; font-weight: 600; }}
 </style>
 <h1>Telling apart birds that differ in an eye-ring</h1>

@@ -105,11 +105,11 @@ def compare(one: Run, other: Run) -> str:
     """How two runs on the same test images differ: the difference in points, McNemar's p, and whether it counts at 5 %."""
     difference, p = 100 * (one.correct.mean() - other.correct.mean()), mcnemar(one, other)
     word = "cannot be told apart" if p >= 0.05 else "better" if difference > 0 else "worse"
-    return f"{difference:+.1f} points, p {_p_text(p)}: {word}"
+    return f"{difference:+.1f} points, {'p = ' if p >= 0.001 else 'p '}{_p_text(p)}: {word}"
 
 
 def _p_text(p):
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:

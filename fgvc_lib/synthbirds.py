@@ -9,6 +9,7 @@ pixel and pixels are blended in integers, so that an image is the same bytes on 
 
 import json
 import os
+import sys
 from collections import namedtuple
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 from PIL import Image
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from fgvc_lib.errors import ConfigError, DataError, StorageError
 
@@ -527,7 +528,7 @@ def generate(root, sizes="quick", seed=0, world="benchmark", workers=None, progr
         raise ConfigError(f"seed must be a whole number from 0, workers at least 1, not {seed} and {workers}")
     stamp = json.dumps({"format": FORMAT, "world": world, "seed": seed, "sizes": sizes._asdict()}, indent=1) + "\n"
     tasks = [(s, i, f"{s.folder}/{s.name}_{i + 1:04d}.jpg") for s in species for i in range(sizes.train + sizes.test)]
-    bar = partial(tqdm, total=len(tasks), desc="Drawing birds", unit=" images", disable=not progress)
+    bar = partial(tqdm, total=len(tasks), desc="Drawing birds", unit=" images", disable=not progress, file=sys.stdout)
     try:
         if _finished(root, stamp):
             return root
