@@ -7,7 +7,7 @@ from typing import Literal
 import tyro
 
 from .config import Experiment, active_experiment, project_path
-from .errors import FGVCError
+from .errors import DataError, FGVCError
 
 
 def report() -> None:
@@ -34,9 +34,15 @@ def data(only: Literal["all", "cub", "vit", "resnet"] = "all") -> None:
     """Fetch what profile `full` needs into data/: CUB-200-2011, and the weights of the ViT and of the ResNet."""
     from .download import SOURCES, fetch
 
+    problems = []
     for name, source in SOURCES.items():
         if only in ("all", name):
-            print(f"{name}: {fetch(source)}")
+            try:
+                print(f"{name}: {fetch(source)}")
+            except DataError as error:
+                problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(problems))
 
 
 def train(experiment: tyro.conf.OmitArgPrefixes[Experiment]) -> None:

@@ -111,17 +111,20 @@ class CUB200(ImageSet):
             names = ", ".join(classes[c] for c in sorted(untrained)[:5])
             raise DataError(f"{root / 'train_test_split.txt'} leaves these classes without training images: {names}")
 
+        files = {image_id: root / "images" / path for image_id, path in paths.items()}
+        for image_id, file in files.items():
+            if not file.is_file():
+                raise DataError(f"{root / 'images.txt'}: image {image_id} has no file {file}")
         ids = [i for i in paths if bool(training[i]) == (split == "train")]
         fingerprint = hashlib.sha256()
         for name in ("images.txt", "image_class_labels.txt", "train_test_split.txt", "synthbirds.json"):
             fingerprint.update((root / name).read_bytes() if (root / name).exists() else b"")
+        # Sizes tell a changed image at once and without reading it.
+        fingerprint.update(",".join(str(file.stat().st_size) for file in files.values()).encode())
         super().__init__(
-            [root / "images" / paths[i] for i in ids], [position[label_of[i]] for i in ids], classes.values(), transform,
+            [files[i] for i in ids], [position[label_of[i]] for i in ids], classes.values(), transform,
             ids, fingerprint.hexdigest(),
         )  # fmt: skip
-        for image_id, path in zip(ids, self.paths, strict=True):
-            if not path.is_file():
-                raise DataError(f"{root / 'images.txt'}: image {image_id} has no file {path}")
         self._read_annotations(root)
 
     def _read_annotations(self, root):

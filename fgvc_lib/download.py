@@ -51,8 +51,9 @@ def fetch(source: Source, data: Path | None = None) -> Path:
         pooch.retrieve(source.url, source.known_hash, target.name, target.parent, downloader=_download)
         return _unpack(target, data / source.folder) if source.folder else target
     except (requests.RequestException, ValueError) as error:
+        reason = "no connection" if isinstance(error, requests.ConnectionError) else error
         raise DataError(
-            f"cannot fetch {source.url} ({error}): download it on another machine and put the file at {target}"
+            f"cannot fetch {source.url} ({reason}): download it on another machine and put the file at {target}"
         ) from error
     except tarfile.TarError as error:
         raise DataError(f"{target} cannot be unpacked ({error}): delete it and fetch it again") from error

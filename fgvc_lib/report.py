@@ -56,9 +56,12 @@ def build_report() -> Path:
 
 def _execute(path, notebook, bar):
     seconds = {index: _expected_seconds(cell) for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"}
-    code = list(seconds)
+    code, running = list(seconds), []
+    for cell in _code(notebook):  # what the last run left says nothing about this one
+        cell.outputs, cell.execution_count = [], None
 
     def started(cell, cell_index):
+        running.append(cell_index)
         bar.set_description(f"{path.stem}, cell {code.index(cell_index) + 1} of {len(code)}")
 
     client = NotebookClient(
@@ -69,11 +72,9 @@ def _execute(path, notebook, bar):
     try:
         client.execute()
     except CellExecutionError as error:
-        failed = next(cell for cell in reversed(_code(notebook)) if cell.get("outputs"))
-        message = (
-            f"{path.name}, cell {_code(notebook).index(failed) + 1} of {len(code)} failed: {error.ename}: {error.evalue}"
-        )
-        raise ReportError(f"{message}\n--- the cell ---\n{failed.source}") from error
+        number = code.index(running[-1]) + 1
+        message = f"{path.name}, cell {number} of {len(code)} failed: {error.ename}: {error.evalue}"
+        raise ReportError(f"{message}\n--- the cell ---\n{notebook.cells[running[-1]].source}") from error
 
 
 def _code(notebook):

@@ -93,6 +93,13 @@ def test_a_failing_cell_is_named(project):
         build_report()
 
 
+def test_a_failing_cell_is_named_whatever_the_last_run_left(project):
+    old = new_code_cell("2", outputs=[nbformat.v4.new_output("stream", text="2")], execution_count=2)
+    nbformat.write(new_notebook(cells=[new_code_cell("1 / 0"), old]), project / "notebooks" / "03_bad.ipynb")
+    with pytest.raises(ReportError, match=r"cell 1 of 2 failed: ZeroDivisionError(.|\n)*1 / 0"):
+        build_report()
+
+
 def test_no_notebooks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ReportError, match="no notebooks"):

@@ -135,6 +135,12 @@ def test_a_truncated_image_is_found(cub):
     assert len(train) == 8 and train.broken() == []
 
 
+def test_another_image_is_another_set(cub):
+    before = CUB200(cub).fingerprint
+    Image.new("RGB", (40, 40)).save(CUB200(cub, "test").paths[0])
+    assert CUB200(cub).fingerprint != before
+
+
 def test_unknown_names_list_the_known(cub):
     with pytest.raises(ConfigError, match="'birds'.*cub200, aircraft, flowers, pets, cars"):
         build_dataset("birds", cub)
