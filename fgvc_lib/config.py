@@ -57,6 +57,8 @@ class Experiment:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if self.resize_size < self.image_size:
             raise ConfigError(f"resize_size {self.resize_size} is smaller than image_size {self.image_size}: no crop fits")
+        if not 0 <= self.warmup_steps <= self.steps:
+            raise ConfigError(f"warmup_steps {self.warmup_steps} must lie between 0 and steps, {self.steps}")
         if self.precision not in ("no", "bf16"):
             raise ConfigError(f"unknown precision {self.precision!r}: choose one of no, bf16")
 

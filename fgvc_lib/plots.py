@@ -146,7 +146,7 @@ def learning_curves(metrics: dict[str, pd.DataFrame]) -> Figure:
         tested = frame.dropna(subset="test_accuracy")
         axes[1].plot(tested["step"], tested["test_accuracy"], "o", color=colour, markeredgecolor="white")
     axes[0].set(xlabel="step", ylabel="training loss (mean of 3 log lines)")
-    axes[1].set(xlabel="step", ylabel="accuracy: line training, dots test", ylim=(0, 1))
+    axes[1].set(xlabel="step", ylabel="accuracy: line training, dots test", ylim=(0, None))
     axes[1].legend(frameon=False)
     return figure
 

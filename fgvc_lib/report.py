@@ -35,8 +35,9 @@ def build_report() -> Path:
     notebooks = {path: nbformat.read(path, as_version=4) for path in sorted(source.glob("[0-9]*.ipynb"))}
     if not notebooks:
         raise ReportError(f"no notebooks in {source}: run this in the project's folder")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.environ["FIGURES"] = str(project_path("figures") if built_in else folder / "figures")
+    new = folder.with_name("report.new")  # the last report stays until this one is whole
+    shutil.rmtree(new, ignore_errors=True)
+    os.environ["FIGURES"] = str(project_path("figures") if built_in else new / "figures")
     if experiment.data:
         os.environ["DATA"] = str(project_path(experiment.data).resolve())
 
@@ -44,14 +45,15 @@ def build_report() -> Path:
     shape = "{desc} {percentage:3.0f}% |{bar:24}| {elapsed} gone, {remaining} left"
     with tqdm(total=expected, bar_format=shape) as bar:
         for path, notebook in notebooks.items():
-            target = path if built_in else folder / "notebooks" / path.name
+            target = path if built_in else new / "notebooks" / path.name
             _execute(path, notebook, bar)
             write_whole(target, nbformat.writes(notebook) + "\n")
             page, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, {"metadata": {"name": _title(notebook)}})
-            write_whole(folder / f"{path.stem}.html", page)
-    index = folder / "index.html"
-    write_whole(index, _index(notebooks, experiment))
-    return index
+            write_whole(new / f"{path.stem}.html", page)
+    write_whole(new / "index.html", _index(notebooks, experiment))
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+    return folder / "index.html"
 
 
 def _execute(path, notebook, bar):

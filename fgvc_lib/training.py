@@ -172,7 +172,7 @@ def _train(experiment, model, train, test, folder, progress):
         seconds = time.perf_counter() - started
         state["seconds"] += seconds
         state["step_seconds"].append(seconds / len(recent))
-        bar.set_postfix(loss=f"{line['loss']:.2f}", accuracy=f"{line['accuracy']:.0%}")
+        bar.set_postfix(loss=f"{line['loss']:.2f}", train_acc=f"{line['accuracy']:.0%}")
         state["history"].append(line | {"seconds": state["seconds"]})
         if saving:
             if step < experiment.steps:  # the last test is `fit`'s

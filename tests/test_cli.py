@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 
@@ -59,7 +58,8 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     first = [
         new_markdown_cell("# One\n\nWhat is it?"),
-        new_code_cell("import os\nprint(1 + 1)\nprint(os.environ['FIGURES'])"),
+        new_code_cell("from fgvc_lib.config import figures_folder\nfrom fgvc_lib.files import write_whole"),
+        new_code_cell("print(1 + 1)\nwrite_whole(figures_folder() / 'one.png', b'picture')"),
     ]
     for name, cells in (("01_one", first), ("02_two", [new_markdown_cell("# Two\n\nAnd <then>?")])):
         nbformat.write(new_notebook(cells=cells), tmp_path / "notebooks" / f"{name}.ipynb")
@@ -73,7 +73,8 @@ def test_the_report_of_the_built_in_birds_is_written_in_place(project):
     index = build_report()
     page = index.read_text()
     assert page.count("<li>") == 2 and "What is it?" in page and "And &lt;then&gt;?" in page
-    assert "2\n" in nbformat.read(project / "notebooks" / "01_one.ipynb", 4).cells[1].outputs[0].text
+    assert "2\n" in nbformat.read(project / "notebooks" / "01_one.ipynb", 4).cells[2].outputs[0].text
+    assert (project / "figures" / "one.png").is_file()
     assert (project / "build" / "report" / "01_one.html").is_file()
 
 
@@ -83,14 +84,17 @@ def test_other_reports_leave_the_notebooks_alone(project, monkeypatch, name):
     before = (project / "notebooks" / "01_one.ipynb").read_bytes()
     build_report()
     assert (project / "notebooks" / "01_one.ipynb").read_bytes() == before
-    text = nbformat.read(project / "build" / "report" / "notebooks" / "01_one.ipynb", 4).cells[1].outputs[0].text
-    assert os.path.join("build", "report", "figures") in text
+    report = project / "build" / "report"
+    assert nbformat.read(report / "notebooks" / "01_one.ipynb", 4).cells[2].outputs[0].text == "2\n"
+    assert (report / "figures" / "one.png").is_file() and not (project / "figures").exists()
 
 
-def test_a_failing_cell_is_named(project):
+def test_a_failing_cell_is_named_and_the_last_report_stays(project):
+    index = build_report()
     nbformat.write(new_notebook(cells=[new_code_cell("1"), new_code_cell("1 / 0")]), project / "notebooks" / "03_bad.ipynb")
     with pytest.raises(ReportError, match=r"03_bad.ipynb, cell 2 of 2 failed: ZeroDivisionError"):
         build_report()
+    assert index.is_file()
 
 
 def test_a_failing_cell_is_named_whatever_the_last_run_left(project):

@@ -177,3 +177,8 @@ def test_the_hash_is_of_what_comes_out():
     assert experiment.hash("a") == experiment.replace(workers=4, data="elsewhere").hash("a")
     assert len({experiment.hash("a"), experiment.hash("b"), experiment.replace(seed=1).hash("a")}) == 3
     assert json.loads(json.dumps(vars(experiment)))
+
+
+def test_a_warm_up_longer_than_the_training_is_refused(tiny):
+    with pytest.raises(ConfigError, match="warmup_steps 9 .* steps, 4"):
+        tiny.replace(warmup_steps=9)
