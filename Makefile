@@ -35,7 +35,7 @@ lab: $(READY)  ## open JupyterLab on the first notebook
 data: $(READY)  ## fetch CUB-200-2011 and the pre-trained weights for PROFILE=full
 	$(BIN)/python -m fgvc_lib data
 
-clean:  ## remove runs, drawn birds and the built report, and keep .venv and what was fetched
-	rm -rf runs build data/synthbirds-*
+clean:  ## remove runs, drawn birds, decoded images and the built report, and keep .venv and what was fetched
+	rm -rf runs build data/cache data/synthbirds-*
 
 .PHONY: help env report test lint lab data clean

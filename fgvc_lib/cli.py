@@ -1,13 +1,16 @@
 """`python -m fgvc_lib …`: the report, the data and single training runs from the command line."""
 
+import dataclasses
 import sys
+from json import dumps
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
-from .config import Experiment, active_experiment, project_path
+from .config import BenchSetting, Experiment, active_experiment, project_path
 from .errors import DataError, FGVCError
+from .files import write_whole
 
 
 def report() -> None:
@@ -55,6 +58,37 @@ def train(experiment: tyro.conf.OmitArgPrefixes[Experiment]) -> None:
     print(f"The run is in {run.folder}")
 
 
+def pretrain(model: Literal["vit_micro16", "resnet18"]) -> None:
+    """Train a model on the built-in birds' other world and keep its weights in data/weights/ (hours on a CPU)."""
+    from .pretrain import pretrain as run
+
+    print(f"The weights are in {run(model)}")
+
+
+def bench(setting: tyro.conf.OmitArgPrefixes[BenchSetting], quick: bool = False, json: Path | None = None) -> None:
+    """Measure what part selection costs beside the plain ViT and a dense implementation (--quick: within 3 minutes)."""
+    from . import plots
+    from .bench import bench as measure
+    from .bench import environment, growth, loading, readable, resolve
+
+    if quick:
+        setting = dataclasses.replace(setting, model="vit_s16", sizes=(224, 384), repeats=3)
+    setting = resolve(setting)
+    table, rates, about = measure(setting), loading(), environment(setting)
+    print(f"\n{setting.model}, stride {setting.stride}, precision {setting.precision}; {about['device']}, {about['torch']}.")
+    print(f"Batches of {setting.batch_size}; ratios are of medians over {setting.repeats} rounds, to the plain ViT.\n")
+    print(readable(table).to_string())
+    exponents = ", ".join(f"{row} {value:.2f}" for row, value in growth(table).items())
+    print(f"\nTime of a training step grows with the patches N as N to the power of: {exponents}")
+    print("Images a second on one core: " + ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items()))
+    figure = project_path("build/bench.png")
+    write_whole(figure, plots.png(plots.cost(table, about["floor"])))
+    print(f"The figure is {figure}")
+    if json:
+        record = {"environment": about, "setting": dataclasses.asdict(setting), "loading": rates}
+        write_whole(json, dumps({**record, "rows": table.to_dict("records")}, indent=1))
+
+
 def main() -> None:
     """Run a subcommand; an error a user can mend becomes one line and exit code 2."""
     try:
@@ -64,7 +98,14 @@ def main() -> None:
             train(experiment)
 
         train_from_profile.__doc__ = train.__doc__
-        commands = {"report": report, "train": train_from_profile, "draw": draw, "data": data}
+        commands = {
+            "report": report,
+            "train": train_from_profile,
+            "draw": draw,
+            "data": data,
+            "pretrain": pretrain,
+            "bench": bench,
+        }
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m fgvc_lib", description=__doc__)
     except FGVCError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from .errors import ConfigError
 
@@ -13,7 +14,7 @@ from .errors import ConfigError
 RUN_VERSION = 1
 
 # Says where and how a run is computed, not what comes out: left out of the hash.
-NOT_HASHED = {"profile", "data", "workers"}
+NOT_HASHED = {"profile", "data", "workers", "cache"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Experiment:
     model: str = "vit_micro16"  # "resnet18" or one of vit.PRESETS
     stride: int = 16  # pixels between patches; less than the patch size: they overlap
     fusion: str | None = None  # rule of the part selection; None: the plain ViT
+    top_k: int = 1  # patches a head that the part selection keeps
+    rank: int = 1  # of fusion "lowrank"
     head: str = "cls"  # "cls" or "flatten"
     dropout: float = 0.0
     weights: str = ""  # file of pre-trained weights; "": random initialisation
@@ -38,8 +41,9 @@ class Experiment:
     batch_size: int = 8
     steps: int = 800  # optimiser steps, whatever the size of the data
     warmup_steps: int = 80  # linear, then cosine down to 0
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.05  # at its peak
-    momentum: float = 0.9
+    momentum: float = 0.9  # of sgd
     weight_decay: float = 0.0
     clip_norm: float = 1.0  # gradients are scaled down to this L2 norm
     label_smoothing: float = 0.0
@@ -50,6 +54,7 @@ class Experiment:
     log_every: int = 30  # steps between lines of metrics.jsonl
     checkpoint_every: int = 400  # steps between checkpoints, each with the accuracy on the test images
     workers: int = 0  # processes that load images
+    cache: bool = True  # keep decoded images in data/cache/; sets of a few images are decoded anew each time
 
     def __post_init__(self):
         for name in ("image_size", "batch_size", "steps", "log_every", "checkpoint_every"):
@@ -67,7 +72,12 @@ class Experiment:
         """A few words for a progress bar."""
         if self.model == "resnet18":
             return self.model
-        extras = [self.fusion, "flatten" * (self.head == "flatten"), "contrastive" * self.contrastive]
+        extras = [
+            self.fusion,
+            f"top {self.top_k}" * (self.top_k > 1),
+            "flatten" * (self.head == "flatten"),
+            "contrastive" * self.contrastive,
+        ]
         return " ".join([self.model, f"stride {self.stride}", *filter(None, extras)])
 
     def replace(self, **changes) -> "Experiment":
@@ -101,6 +111,23 @@ PROFILES = {
         workers=8,
     ),
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BenchSetting:
+    """What `bench` measures for every size and row. The defaults are those of the report."""
+
+    model: str = "vit_b16"  # one of vit.PRESETS
+    sizes: tuple[int, ...] = (224, 320, 448)  # pixels, height and width
+    stride: int = 12  # pixels
+    batch_size: int = 0  # images; 0: 16 on a GPU, 1 on the CPU
+    repeats: int = 5  # rounds that count, after one that does not
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["no", "bf16", "fp16"] = "no"
+
+    def __post_init__(self):
+        if not self.sizes or min(self.repeats, self.batch_size + 1, *self.sizes) < 1:
+            raise ConfigError("bench needs at least one size, and sizes, repeats and batch_size that are not negative")
 
 
 def active_experiment() -> Experiment:

@@ -1,20 +1,26 @@
 """Files that are written whole or not at all."""
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import StorageError
 
 
-def write_whole(path: Path, content: bytes | str) -> None:
-    """Write a temporary file beside `path`, then rename it; creates the folder.
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write to, beside `path`, renamed to it if all went well; creates the folder.
 
     Raises StorageError, naming the file, where the folder is not writable or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        with temporary.open("wb") as file:
+            yield file
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or error
@@ -22,3 +28,9 @@ def write_whole(path: Path, content: bytes | str) -> None:
     finally:
         if path.parent.is_dir():
             temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file's content at once, see `whole_file`."""
+    with whole_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)

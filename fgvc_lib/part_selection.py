@@ -1,4 +1,4 @@
-"""Part selection: fuse the attention of the first L-1 layers, take the patch each head looks at most.
+"""Part selection: fuse the attention of the first L-1 layers, take the patches each head looks at most.
 
 All a rule needs is how the class token attends, one row of N+1 weights a layer and head, so the model's path
 (`class_row`, `fuse`, `select`) never holds an (N+1) x (N+1) map per layer. `fuse_dense` is the same thing on
@@ -9,11 +9,14 @@ from collections.abc import Sequence
 
 import torch
 
-# Layers are numbered 1 .. L-1 from the input; A_l is the attention of layer l after its softmax.
-FUSIONS = ("add", "matmul", "lastlayer", "mul")
+# The report's four; then attention rollout, the report's own suggestion for later, and FFVT's rule.
+FUSIONS = ("add", "matmul", "lastlayer", "mul", "rollout", "lowrank", "maws")
+
+# Rules that carry the class row down through every layer's attention, and so need all queries and keys.
+DOWNWARD = ("matmul", "rollout")
 
 # Query rows that `_left_multiply` turns into attention weights at a time: bounds its memory, not its result.
-CHUNK = 256
+CHUNK = 128
 
 
 def check_fusion(fusion: str) -> None:
@@ -22,76 +25,118 @@ def check_fusion(fusion: str) -> None:
         raise ValueError(f"unknown fusion {fusion!r}: choose one of {', '.join(FUSIONS)}")
 
 
-def fuse_dense(attentions: Sequence[torch.Tensor], fusion: str) -> torch.Tensor:
-    """Fuse full attention maps, literally by the report's formulas.
+def fuse_dense(
+    attentions: Sequence[torch.Tensor], fusion: str, rank: int = 1, raw: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Fuse full attention maps, literally by the formulas.
 
-    attentions: L-1 tensors (B, K, N+1, N+1), the softmax attention of layers 1 to L-1, class token first.
+    attentions: A_1 .. A_{L-1}, the softmax attention of layers 1 to L-1 from the input, (B, K, N+1, N+1) each, class
+        token first.
     fusion: `add` sums the maps; `mul` multiplies them element by element; `lastlayer` takes A_{L-1};
-        `matmul` is the matrix product A_{L-1} ... A_1 (TransFG, He et al. 2022, eq. 6).
+        `matmul` is the matrix product A_{L-1} ... A_1 (TransFG, He et al. 2022, eq. 6);
+        `rollout` the same product of (A_l + I) / 2 (attention rollout, Abnar & Zuidema 2020, here a map a head);
+        `lowrank` stacks the class token's rows, layers x patches, takes the best approximation of that `rank` in the
+        least-squares sense (Eckart & Young 1936), and averages its rows;
+        `maws` is the class token's row of A_{L-1} times its column of `raw` after a softmax over the queries (mutual
+        attention weight selection, FFVT, Wang et al. 2021).
+    raw: for `maws`, layer L-1's scaled scores before the softmax, (B, K, N+1, N+1).
     Returns (B, K, N): how much the class token attends to each patch.
     Raises ValueError for an unknown rule.
     """
     check_fusion(fusion)
+    if fusion == "lowrank":
+        u, s, v = torch.linalg.svd(torch.stack([a[:, :, 0, 1:] for a in attentions], dim=2), full_matrices=False)
+        return (u[..., :rank] * s[..., None, :rank] @ v[..., :rank, :]).mean(dim=2)
+    if fusion == "maws":
+        return (attentions[-1] * raw.softmax(dim=-2).mT)[:, :, 0, 1:]
+    if fusion == "rollout":
+        attentions = [(a + torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)) / 2 for a in attentions]
     fused = attentions[-1]
     for attention in reversed(attentions[:-1]):
         if fusion == "add":
             fused = fused + attention
         elif fusion == "mul":
             fused = fused * attention
-        elif fusion == "matmul":
+        elif fusion in DOWNWARD:
             fused = fused @ attention
     return fused[:, :, 0, 1:]
 
 
 @torch.no_grad()
 def class_row(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-    """Log attention weights of the class token.
+    """Log attention weights of the class token, (B, K, N+1), float32 or better whatever the autocast.
 
-    q, k: (B, K, N+1, d) queries and keys of one layer, class token first. Returns (B, K, N+1), at least float32.
+    q, k: (B, K, N+1, d) queries and keys of one layer, class token first.
     """
-    return _log_attention(q[:, :, :1], k).squeeze(2)
+    with torch.autocast(q.device.type, enabled=False):
+        exact = torch.promote_types(q.dtype, torch.float32)
+        scores = q[:, :, :1].to(exact) @ k.to(exact).mT * q.shape[-1] ** -0.5
+        return scores.squeeze(2).log_softmax(dim=-1)
 
 
 @torch.no_grad()
-def fuse(rows: Sequence[torch.Tensor], fusion: str, queries_keys: Sequence[tuple] = ()) -> torch.Tensor:
-    """Fuse class-token rows into one log score per patch.
+def fuse(rows: Sequence[torch.Tensor], fusion: str, queries_keys: Sequence[tuple] = (), rank: int = 1) -> torch.Tensor:
+    """Fuse class-token rows into one score a patch.
 
     rows: L-1 tensors (B, K, N+1) from `class_row`, layer 1 first.
-    queries_keys: for `matmul`, the (q, k) of each layer, (B, K, N+1, d) each, layer 1 first; else unused.
-    Returns (B, K, N): the logarithm of what `fuse_dense` gives. The logarithm is what keeps `mul` alive: the
-    plain product of eleven softmax rows is about N^-11, zero in half precision, and would pick patch 0.
+    queries_keys: (q, k) of a layer, (B, K, N+1, d) each: of all, layer 1 first, for the rules in DOWNWARD; at least the
+        last for `maws`; else unused.
+    rank: for `lowrank`.
+    Returns (B, K, N): what `fuse_dense` gives; for `mul` its logarithm, since the plain product of eleven softmax rows
+    is about N^-11, zero in half precision, and would pick patch 0.
+    Raises ValueError for an unknown rule.
     """
     check_fusion(fusion)
     if fusion == "mul":
-        fused = torch.stack(tuple(rows)).sum(0)
-    elif fusion == "add":
-        fused = torch.stack(tuple(rows)).logsumexp(0)
-    else:
-        fused = rows[-1]
-    if fusion == "matmul":
-        row = fused.exp()
+        return torch.stack(tuple(rows)).sum(0)[:, :, 1:]
+    if fusion == "add":
+        return torch.stack(tuple(rows)).exp().sum(0)[:, :, 1:]
+    if fusion == "lowrank":
+        return _mean_of_rank(torch.stack(tuple(rows), dim=2)[..., 1:].exp(), rank)
+    if fusion == "maws":
+        q, k = queries_keys[-1]
+        return (rows[-1] + class_row(k, q)).exp()[:, :, 1:]  # its column: the class token's key against all queries
+    row = rows[-1].exp()
+    if fusion == "rollout":
+        row = _halfway(row, torch.eye(1, row.shape[-1], dtype=row.dtype, device=row.device))
+    if fusion in DOWNWARD:
         for q, k in reversed(queries_keys[:-1]):
-            row = _left_multiply(row, q, k)
-        fused = row.log()
-    return fused[:, :, 1:]
+            below = _left_multiply(row, q, k)
+            row = below if fusion == "matmul" else _halfway(row, below)
+    return row[:, :, 1:]
 
 
-def select(scores: torch.Tensor) -> torch.Tensor:
-    """(B, K, N) scores -> (B, K) the best patch of each head, 0-based, row-major, class token excluded."""
-    return scores.argmax(dim=-1)
+def select(scores: torch.Tensor, top_k: int = 1) -> torch.Tensor:
+    """(B, K, N) scores -> (B, K * top_k) each head's best patches, best first, head by head.
+
+    A part is a patch index, 0-based, row-major, class token excluded; two heads may choose the same one.
+    """
+    return scores.topk(top_k, dim=-1).indices.flatten(1)
 
 
-def _log_attention(q, k):
-    """(B, K, M, d), (B, K, N+1, d) -> (B, K, M, N+1) log softmax rows, float32 or better whatever the autocast."""
-    with torch.autocast(q.device.type, enabled=False):
-        exact = torch.promote_types(q.dtype, torch.float32)
-        return (q.to(exact) @ k.to(exact).transpose(-2, -1) * q.shape[-1] ** -0.5).log_softmax(dim=-1)
+def _halfway(row, other):
+    return (row + other) / 2
 
 
 def _left_multiply(row, q, k):
     """(B, K, N+1) row times the (N+1) x (N+1) attention of (q, k), a chunk of its rows at a time -> (B, K, N+1)."""
-    result = torch.zeros_like(row)
-    for start in range(0, q.shape[2], CHUNK):
-        part = slice(start, start + CHUNK)
-        result += (row[:, :, None, part] @ _log_attention(q[:, :, part], k).exp()).squeeze(2)
+    with torch.autocast(q.device.type, enabled=False):
+        q, k = q * q.shape[-1] ** -0.5, k.mT.contiguous()
+        result = torch.zeros_like(row)
+        for start in range(0, q.shape[2], CHUNK):
+            part = slice(start, start + CHUNK)
+            attention = (q[:, :, part] @ k).softmax(dim=-1, dtype=row.dtype)
+            result += (row[:, :, None, part] @ attention).squeeze(2)
     return result
+
+
+def _mean_of_rank(matrix, rank):
+    """(B, K, L-1, N) -> (B, K, N) the mean row of the best approximation of that rank.
+
+    U_r U_r^T M is that approximation, U_r the leading eigenvectors of M M^T, which is only (L-1) x (L-1); so its mean
+    row is a weighted sum of M's rows. In float64, since M M^T squares the spread of the singular values.
+    """
+    exact = matrix.double()
+    leading = torch.linalg.eigh(exact @ exact.mT).eigenvectors[..., -rank:]
+    weights = leading @ leading.mean(dim=-2, keepdim=True).mT
+    return (weights.mT @ exact).squeeze(-2).to(matrix.dtype)

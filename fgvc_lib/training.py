@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from . import __version__
 from .config import Experiment, project_path, runs_folder
-from .datasets import ImageSet, batches, open_splits
+from .datasets import batches, open_splits, training_batches
 from .errors import ConfigError, DataError, TrainingError
 from .files import write_whole
 from .losses import contrastive
@@ -48,7 +48,7 @@ def build_model(experiment: Experiment, num_classes: int) -> nn.Module:
             raise ConfigError("fusion, head and contrastive are options of the ViT: resnet18 has none of them")
         model = resnet18(num_classes)
     else:
-        names = ("image_size", "stride", "fusion", "head", "dropout")
+        names = ("image_size", "stride", "fusion", "top_k", "rank", "head", "dropout")
         options = {name: getattr(experiment, name) for name in names}
         model = VisionTransformer(PRESETS[experiment.model].replace(num_classes=num_classes, **options))
     if experiment.weights:
@@ -105,18 +105,17 @@ def evaluate(model: nn.Module, loader: DataLoader) -> pd.DataFrame:
     Returns a row an image, in the loader's order: label, prediction, probability (of the prediction), parts (K patch
     indices, empty where the model selects none). The model's mode is restored.
     """
-    training, device, rows = model.training, next(model.parameters()).device, []
+    training, device, columns = model.training, next(model.parameters()).device, []
+    selects = isinstance(model, VisionTransformer) and model.cfg.fusion
     model.eval()
     for images, labels in loader:
-        if getattr(getattr(model, "cfg", None), "fusion", None):
-            seen = model.inspect(images.to(device))
-            logits, parts = seen.logits, seen.parts.tolist()
-        else:
-            logits, parts = model(images.to(device)), [[]] * len(labels)
+        images = images.to(device, non_blocking=True)
+        logits, _, parts = model(images, details=True) if selects else (model(images), None, None)
         probability, prediction = logits.softmax(-1).max(-1)
-        rows += zip(labels.tolist(), prediction.tolist(), probability.tolist(), parts, strict=True)
+        columns.append((labels, prediction, probability, labels.new_empty(len(labels), 0) if parts is None else parts))
     model.train(training)
-    return pd.DataFrame(rows, columns=["label", "prediction", "probability", "parts"])
+    label, prediction, probability, parts = (torch.cat(column).tolist() for column in zip(*columns, strict=True))
+    return pd.DataFrame({"label": label, "prediction": prediction, "probability": probability, "parts": parts})
 
 
 def _train(experiment, model, train, test, folder, progress):
@@ -124,8 +123,11 @@ def _train(experiment, model, train, test, folder, progress):
     # Accelerate keeps one precision per process; experiments in one notebook may differ.
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(mixed_precision=experiment.precision)
-    options = {"lr": experiment.lr, "momentum": experiment.momentum, "weight_decay": experiment.weight_decay}
-    optimizer = torch.optim.SGD(model.parameters(), **options, fused=True)
+    options = {"lr": experiment.lr, "weight_decay": experiment.weight_decay, "fused": True}
+    if experiment.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(model.parameters(), **options)
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), momentum=experiment.momentum, **options)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, experiment))
     state = {"step": 0, "seconds": 0.0, "step_seconds": [], "history": []}
     checkpoint = folder / "checkpoint.pt"
@@ -135,10 +137,7 @@ def _train(experiment, model, train, test, folder, progress):
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         state = saved["state"]
-    draws = _Draws(len(train), experiment, state["step"])
-    loader = DataLoader(
-        _Augmented(train, experiment.seed), experiment.batch_size, sampler=draws, num_workers=experiment.workers
-    )
+    loader = training_batches(train, experiment, _Draws(len(train), experiment, state["step"]))
     prepared, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 
     prepared.train()
@@ -198,7 +197,7 @@ def _write_metrics(folder, history):
 def _step(model, images, labels, experiment):
     """One forward pass -> the loss and the share of the batch that was right, both on the device."""
     if experiment.contrastive:
-        logits, token = model(images, return_token=True)
+        logits, token, _ = model(images, details=True)
         extra = contrastive(token, labels)
     else:
         logits, extra = model(images), 0.0
@@ -227,7 +226,10 @@ def learning_rate(step: int, experiment: Experiment) -> float:
 
 
 class _Draws(Sampler):
-    """Pairs (image, draw): one permutation of the training set after the other, from any step on."""
+    """Pairs (image, seed of its view): one permutation of the training set after the other, from any step on.
+
+    Neither the worker nor what came before has a part in it, so an interrupted run goes on as if nothing had happened.
+    """
 
     def __init__(self, size, experiment, first_step):
         self.size, self.seed, self.batch = size, experiment.seed, experiment.batch_size
@@ -242,23 +244,7 @@ class _Draws(Sampler):
             if draw // self.size != epoch:
                 epoch = draw // self.size
                 order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
-            yield int(order[draw % self.size]), draw
-
-
-class _Augmented(Dataset):
-    """A training set whose crop and flip depend on the draw alone, not on the worker or on what came before."""
-
-    def __init__(self, images: ImageSet, seed: int):
-        self.images, self.seed = images, seed
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, item):
-        index, draw = item
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(_seed(self.seed, 2, draw))
-            return self.images[index]
+            yield int(order[draw % self.size]), _seed(self.seed, 2, draw)
 
 
 def _seed(*numbers):

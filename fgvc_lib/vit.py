@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .errors import ConfigError
-from .part_selection import FUSIONS, class_row, fuse, select
+from .part_selection import DOWNWARD, FUSIONS, class_row, fuse, select
 
 HEADS = ("cls", "flatten")
 
@@ -26,10 +26,12 @@ class ViTConfig:
     stride: int = 12  # pixels from a patch to the next; less than patch_size: patches overlap
     dim: int = 768
     depth: int = 12  # L layers
-    heads: int = 12  # K heads, and so K parts
+    heads: int = 12  # K heads, and so K * top_k parts
     mlp_dim: int = 3072
     num_classes: int = 200
     fusion: str | None = "mul"  # one of FUSIONS; None: the plain ViT
+    top_k: int = 1  # patches a head
+    rank: int = 1  # of the approximation that fusion "lowrank" makes
     head: str = "cls"  # classify the class token, or "flatten": class and part tokens side by side
     dropout: float = 0.0
 
@@ -50,6 +52,11 @@ class ViTConfig:
             raise ConfigError(f"dim {self.dim} is not a multiple of heads {self.heads}")
         if self.depth < (1 if self.fusion is None else 2):
             raise ConfigError(f"depth {self.depth} leaves no layer below the last one to select parts from")
+        patches = self.grid[0] * self.grid[1]
+        if not 1 <= self.top_k <= patches:
+            raise ConfigError(f"top_k {self.top_k} must lie between 1 and the number of patches, {patches}")
+        if self.fusion is not None and not 1 <= self.rank < self.depth:
+            raise ConfigError(f"rank {self.rank} must lie between 1 and the number of fused layers, {self.depth - 1}")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -83,7 +90,7 @@ class Inspection(NamedTuple):
     """What `VisionTransformer.inspect` saw; scores and parts are None for the plain ViT."""
 
     logits: torch.Tensor  # (B, C)
-    parts: torch.Tensor | None  # (B, K) patch index, row-major, class token excluded
+    parts: torch.Tensor | None  # (B, K * top_k) patch index, row-major, class token excluded; head by head
     scores: torch.Tensor | None  # (B, K, N) fused attention of the class token to the patches
     grid: tuple[int, int]  # (rows, cols), N = rows * cols
     cls_attention: torch.Tensor  # (L-1, B, K, N) attention of the class token to the patches, layer by layer
@@ -152,31 +159,35 @@ class VisionTransformer(nn.Module):
         self.patch_embed = PatchEmbed(cfg)
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.depth))
         self.norm = nn.LayerNorm(cfg.dim, eps=1e-6)
-        self.head = nn.Linear(cfg.dim * (cfg.heads + 1 if cfg.head == "flatten" else 1), cfg.num_classes)
+        self.head = nn.Linear(cfg.dim * (1 + cfg.heads * cfg.top_k if cfg.head == "flatten" else 1), cfg.num_classes)
         self.apply(_initialise)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
-    def forward(self, images: torch.Tensor, return_token: bool = False):
-        """images (B, 3, H, W) -> logits (B, C); with `return_token` also the class token (B, D) they come from."""
-        x = self._embed(images)
-        rows, queries_keys = [], []
+    def forward(self, images: torch.Tensor, details: bool = False):
+        """images (B, 3, H, W) -> logits (B, C).
+
+        details: return also the class token (B, D) they come from and the parts (B, K * top_k), None for the plain ViT.
+        """
+        x, parts, fusion = self._embed(images), None, self.cfg.fusion
+        rows, layers = [], []
         for block in self.blocks[:-1]:
             x, q, k = block(x)
-            if self.cfg.fusion:
+            if fusion:
                 rows.append(class_row(q, k))
-            if self.cfg.fusion == "matmul":
-                queries_keys.append((q.detach(), k.detach()))
-        if self.cfg.fusion:
-            x = _keep(x, select(fuse(rows, self.cfg.fusion, queries_keys)))
+                layers = [*layers, (q, k)] if fusion in DOWNWARD else [(q, k)]
+        if fusion:
+            parts = select(fuse(rows, fusion, layers, self.cfg.rank), self.cfg.top_k)
+            x = _keep(x, parts)
         logits, token = self._classify(x)
-        return (logits, token) if return_token else logits
+        return (logits, token, parts) if details else logits
 
     @torch.no_grad()
     def inspect(self, images: torch.Tensor, fusion: str | None = None) -> Inspection:
         """images (B, 3, H, W) -> the logits and all that led to the parts, see `Inspection`.
 
-        fusion: look through another rule than the model's own.
+        fusion: look through another rule than the model's own. The scores of `mul` are a product of L-1 numbers below 1
+        and may underflow where there are more than some 15 layers; the parts, chosen by logarithms, stay right.
         """
         fusion = fusion or self.cfg.fusion
         x = self._embed(images)
@@ -187,9 +198,9 @@ class VisionTransformer(nn.Module):
         rows = [class_row(q, k) for q, k in layers]
         parts = scores = None
         if fusion:
-            scores = fuse(rows, fusion, layers)
-            parts = select(scores)
-            x, scores = _keep(x, parts), scores.exp()
+            scores = fuse(rows, fusion, layers, self.cfg.rank)
+            parts = select(scores, self.cfg.top_k)
+            x, scores = _keep(x, parts), scores.exp() if fusion == "mul" else scores
         return Inspection(self._classify(x)[0], parts, scores, self.cfg.grid, torch.stack(rows)[..., 1:].exp())
 
     def _embed(self, images):
@@ -207,7 +218,7 @@ class VisionTransformer(nn.Module):
 
 
 def _keep(x, parts):
-    """(B, 1+N, D) and (B, K) patch indices -> (B, 1+K, D): the class token and the chosen patches."""
+    """(B, 1+N, D) and (B, P) patch indices -> (B, 1+P, D): the class token and the chosen patches."""
     index = (parts + 1)[..., None].expand(-1, -1, x.shape[-1])  # +1: the class token stands first
     return torch.cat([x[:, :1], x.gather(1, index)], dim=1)
 

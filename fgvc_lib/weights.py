@@ -1,5 +1,6 @@
 """Pre-trained weights into the models: Google's .npz, .safetensors, .pth, or a state dict such as timm's."""
 
+import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .errors import WeightsError
+from .files import write_whole
 
 CLASSIFIERS = ("head.weight", "head.bias", "fc.weight", "fc.bias")
 
@@ -94,12 +96,14 @@ def read_weights(path) -> dict[str, torch.Tensor]:
     raise WeightsError(f"{path} ends in {path.suffix!r}: weights are .npz, .safetensors, .pth or .pt files")
 
 
+_QKV = ("query", "key", "value")
+_ANY = "{query,key,value}"
 # timm's name in a block -> Google's, below Transformer/encoderblock_{n}/. `qkv` is three arrays there.
 _BLOCK = {
     "norm1.weight": "LayerNorm_0/scale",
     "norm1.bias": "LayerNorm_0/bias",
-    "attn.qkv.weight": "MultiHeadDotProductAttention_1/{query,key,value}/kernel",
-    "attn.qkv.bias": "MultiHeadDotProductAttention_1/{query,key,value}/bias",
+    "attn.qkv.weight": f"MultiHeadDotProductAttention_1/{_ANY}/kernel",
+    "attn.qkv.bias": f"MultiHeadDotProductAttention_1/{_ANY}/bias",
     "attn.proj.weight": "MultiHeadDotProductAttention_1/out/kernel",
     "attn.proj.bias": "MultiHeadDotProductAttention_1/out/bias",
     "norm2.weight": "LayerNorm_2/scale",
@@ -119,6 +123,25 @@ _TOP = {
     "head.weight": "head/kernel",
     "head.bias": "head/bias",
 }
+
+
+def save_google(model: nn.Module, path: Path) -> None:
+    """Write a ViT's weights as an .npz in Google's layout, in half precision."""
+    heads, arrays = model.cfg.heads, {}
+    for name, tensor in model.state_dict().items():
+        google, array = _google_name(name), tensor.half().cpu().numpy()
+        if array.ndim == 4:
+            array = array.transpose(2, 3, 1, 0)  # OIHW -> HWIO
+        elif array.ndim == 2:
+            array = array.T
+        if "attn.qkv" in name:
+            for part, third in zip(_QKV, np.split(array, 3, axis=-1), strict=True):
+                arrays[google.replace(_ANY, part)] = third.reshape(*third.shape[:-1], heads, -1)  # (…, K*d) -> (…, K, d)
+        else:
+            arrays[google] = array.reshape(heads, -1, array.shape[-1]) if "attn.proj.weight" in name else array
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_whole(path, buffer.getvalue())
 
 
 def _google_name(name):
@@ -141,8 +164,8 @@ def _from_google(arrays):
     state = {}
     for name in names:
         google = _google_name(name)
-        if "{query,key,value}" in google:
-            found = [arrays.get(google.replace("{query,key,value}", part)) for part in ("query", "key", "value")]
+        if _ANY in google:
+            found = [arrays.get(google.replace(_ANY, part)) for part in _QKV]
             if any(array is None for array in found):
                 continue
             if len({array.shape for array in found}) > 1:

@@ -26,8 +26,8 @@ def test_shapes(fusion, head):
     assert seen.logits.shape == (2, 5) and seen.parts.shape == (2, 4) and seen.scores.shape == (2, 4, 9)
     assert seen.grid == (3, 3) and seen.cls_attention.shape == (2, 2, 4, 9)
     assert torch.equal(model(images), seen.logits)
-    logits, token = model(images, return_token=True)
-    assert torch.equal(logits, seen.logits) and token.shape == (2, 32)
+    logits, token, parts = model(images, details=True)
+    assert torch.equal(logits, seen.logits) and token.shape == (2, 32) and torch.equal(parts, seen.parts)
     assert ((seen.parts >= 0) & (seen.parts < 9)).all()
 
 

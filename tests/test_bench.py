@@ -1,0 +1,101 @@
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from fgvc_lib import bench as module
+from fgvc_lib import cli, plots
+from fgvc_lib.bench import ROWS, bench, environment, growth, loading, readable, resolve
+from fgvc_lib.config import BenchSetting, Experiment
+from fgvc_lib.errors import ConfigError
+
+TINY = BenchSetting(model="vit_micro16", sizes=(48, 96), repeats=2, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def table():
+    return bench(TINY)
+
+
+def test_every_row_is_measured(table):
+    assert table["row"].tolist() == list(ROWS) * 2 and not table["problem"].any()
+    assert sorted(set(table["patches"])) == [9, 49]
+    numbers = table[["train_s", "infer_s", "images_s", "train_ratio", "train_low", "train_high", "infer_ratio"]]
+    assert (numbers > 0).all().all() and (table["train_low"] <= table["train_high"]).all()
+    assert (table.loc[table["row"] == "plain", "train_ratio"] == 1).all()
+    assert growth(table).index.tolist() == list(ROWS)
+    assert readable(table).shape == (20, 5)
+
+
+def test_the_dense_maps_need_more_memory():
+    setting = resolve(TINY)
+    setting = module.dataclasses.replace(setting, batch_size=4)
+    memory = {row: module._memory(setting, 224, row)[0] for row in ("mul", "dense mul")}
+    maps = 4 * 8 * 4 * 325**2 * 4  # images, layers, heads, (N+1)^2, bytes
+    assert memory["dense mul"] - memory["mul"] > maps / 2
+
+
+def test_a_row_that_does_not_fit_is_said_and_the_rest_goes_on(monkeypatch):
+    train_step = module._Work.train_step
+
+    def fails(work, row, **options):
+        if row == "dense mul":
+            raise torch.OutOfMemoryError("no")
+        train_step(work, row, **options)
+
+    monkeypatch.setattr(module._Work, "train_step", fails)
+    monkeypatch.setattr(module, "_memory", lambda setting, size, row: (np.nan, "out of memory") if row == "add" else (1, ""))
+    table = bench(module.dataclasses.replace(TINY, sizes=(48,), repeats=1))
+    failed = table["problem"] == "out of memory"
+    assert set(table.loc[failed, "row"]) == {"add", "dense mul"} and table.loc[~failed, "train_s"].notna().all()
+    assert readable(table).loc[(48, 9, "add"), "training step"] == "out of memory"
+
+
+def killed(*_):
+    os._exit(9)
+
+
+def test_a_process_that_is_killed_counts_as_out_of_memory(monkeypatch):
+    monkeypatch.setattr(module, "_peak_of", killed)
+    assert module._memory(resolve(TINY), 48, "add")[1] == "out of memory"
+
+
+def test_loading_the_same_images(birds, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rates = loading(Experiment(data=str(birds), image_size=64, resize_size=72), images=16)
+    assert set(rates) == {"PIL", "cache"} and min(rates.values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"), [({"model": "vit_x"}, "'vit_x'.*vit_b16"), ({"sizes": ()}, "size"), ({"repeats": 0}, "repeats")]
+)
+def test_bad_settings(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        resolve(module.dataclasses.replace(TINY, **changes))
+
+
+def test_no_gpu_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="'cuda' is not there"):
+        resolve(module.dataclasses.replace(TINY, device="cuda"))
+
+
+def test_the_command_prints_and_keeps(table, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "bench", lambda setting: table)
+    monkeypatch.setattr(module, "loading", lambda: {"PIL": 100.0, "cache": 1000.0})
+    arguments = ("bench", "--model", "vit_micro16", "--sizes", "48", "96", "--device", "cpu", "--json", "out/cpu.json")
+    monkeypatch.setattr(cli.sys, "argv", ["fgvc_lib", *arguments])
+    cli.main()
+    text = capsys.readouterr().out
+    assert "lastlayer" in text and "PIL 100, cache 1,000" in text and (tmp_path / "build" / "bench.png").is_file()
+    record = json.loads((tmp_path / "out" / "cpu.json").read_text())
+    assert len(record["rows"]) == 20 and record["environment"]["floor"] == 0.875
+
+
+def test_the_figure_leaves_out_what_failed(table):
+    failed = table.assign(problem=np.where(table["row"] == "add", "out of memory", ""))
+    figure = plots.cost(failed, environment(resolve(TINY))["floor"])
+    assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == [row for row in ROWS if row != "add"]
