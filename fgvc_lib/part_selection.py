@@ -12,6 +12,9 @@ import torch
 # The report's four; then attention rollout, the report's own suggestion for later, and FFVT's rule.
 FUSIONS = ("add", "matmul", "lastlayer", "mul", "rollout", "lowrank", "maws")
 
+# No rule but a control: as many patches, chosen blindly.
+RANDOM = "random"
+
 # Rules that carry the class row down through every layer's attention, and so need all queries and keys.
 DOWNWARD = ("matmul", "rollout")
 
@@ -81,11 +84,13 @@ def fuse(rows: Sequence[torch.Tensor], fusion: str, queries_keys: Sequence[tuple
     rows: L-1 tensors (B, K, N+1) from `class_row`, layer 1 first.
     queries_keys: (q, k) of a layer, (B, K, N+1, d) each: of all, layer 1 first, for the rules in DOWNWARD; at least the
         last for `maws`; else unused.
-    rank: for `lowrank`.
+    fusion: one of FUSIONS, or RANDOM. rank: for `lowrank`.
     Returns (B, K, N): what `fuse_dense` gives; for `mul` its logarithm, since the plain product of eleven softmax rows
     is about N^-11, zero in half precision, and would pick patch 0.
     Raises ValueError for an unknown rule.
     """
+    if fusion == RANDOM:
+        return torch.rand_like(rows[-1])[:, :, 1:]
     check_fusion(fusion)
     if fusion == "mul":
         return torch.stack(tuple(rows)).sum(0)[:, :, 1:]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
+from statsmodels.stats.multitest import multipletests
 
 from .config import Experiment
 from .errors import DataError
@@ -106,6 +107,57 @@ def compare(one: Run, other: Run) -> str:
     difference, p = 100 * (one.correct.mean() - other.correct.mean()), mcnemar(one, other)
     word = "cannot be told apart" if p >= 0.05 else "better" if difference > 0 else "worse"
     return f"{difference:+.1f} points, {'p = ' if p >= 0.001 else 'p '}{_p_text(p)}: {word}"
+
+
+def expected_calibration_error(predictions: pd.DataFrame, bins: int = 15) -> float:
+    """How far confidence and accuracy lie apart, weighted over equal bins of confidence (Guo et al. 2017, eq. 3), 0..1."""
+    right = (predictions["label"] == predictions["prediction"]).astype(float)
+    groups = pd.DataFrame(
+        {"gap": right - predictions["probability"], "bin": (predictions["probability"] * bins).astype(int)}
+    )
+    return float(groups.groupby("bin")["gap"].sum().abs().sum() / len(groups))
+
+
+def bootstrap(values: np.ndarray, rounds: int = 4_000, seed: int = 0) -> np.ndarray:
+    """Means (rounds,) of values (S seeds, n images), both seeds and images drawn anew with replacement each round."""
+    rng = np.random.default_rng(seed)
+    seeds, images = (rng.multinomial(n, np.full(n, 1 / n), rounds) / n for n in values.shape)
+    return np.einsum("rn,rn->r", seeds @ values, images)
+
+
+def summary(records: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """One row a row of an ablation's records (see `ablation.collect`), over all their seeds.
+
+    Columns: accuracy, low, high (mean over seeds, 95 % interval from `bootstrap`), seeds, images; difference,
+    difference_low, difference_high (to the row `reference`, paired by seed and image); p (two-sided, from the same
+    bootstrap, corrected for the number of rows by Holm's method); ece (expected calibration error, mean over seeds).
+    Raises DataError if a row was not run with the same seeds on the same images as the reference.
+    """
+    records = records.assign(correct=(records["label"] == records["prediction"]).astype(float))
+    correct = {
+        name: frame.pivot(index="seed", columns="id", values="correct")
+        for name, frame in records.groupby("row", sort=False, observed=True)
+    }
+    base, rows = correct[reference], {}
+    for name, table in correct.items():
+        if not (table.index.equals(base.index) and table.columns.equals(base.columns)):
+            raise DataError(f"{name} and {reference} have not the same seeds and test images: run the ablation to its end")
+        low, high = np.quantile(bootstrap(table.to_numpy()), (0.025, 0.975))
+        differences = bootstrap((table - base).to_numpy())
+        d_low, d_high = np.quantile(differences, (0.025, 0.975))
+        p = 2 * min((differences <= 0).mean(), (differences >= 0).mean())
+        frame = records[records["row"] == name]
+        rows[name] = {
+            "accuracy": table.to_numpy().mean(), "low": low, "high": high, "seeds": len(table), "images": table.shape[1],
+            "difference": (table - base).to_numpy().mean(), "difference_low": d_low, "difference_high": d_high,
+            "p": np.nan if name == reference else min(1.0, max(p, 1 / len(differences))),
+            "ece": np.mean([expected_calibration_error(one) for _, one in frame.groupby("seed")]),
+        }  # fmt: skip
+    found = pd.DataFrame.from_dict(rows, orient="index")
+    others = found.index != reference
+    if others.any():
+        found.loc[others, "p"] = multipletests(found.loc[others, "p"], method="holm")[1]
+    return found
 
 
 def _p_text(p):

@@ -10,6 +10,7 @@ import platform
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from filelock import FileLock, Timeout
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
@@ -25,7 +27,7 @@ from tqdm import tqdm
 from . import __version__
 from .config import Experiment, project_path, runs_folder
 from .datasets import batches, open_splits, training_batches
-from .errors import ConfigError, DataError, TrainingError
+from .errors import ConfigError, DataError, StorageError, TrainingError
 from .files import write_whole
 from .losses import contrastive
 from .resnet import resnet18
@@ -64,17 +66,39 @@ def load_model(run: Run) -> nn.Module:
     return model.eval()
 
 
-def fit(experiment: Experiment, progress: bool = True) -> Run:
+def find_run(experiment: Experiment, runs: Path | None = None) -> Run:
+    """The experiment's run below `runs` (None: the project's own), finished or not. Raises DataError for unusable data."""
+    weights = hashlib.sha256(project_path(experiment.weights).read_bytes()).hexdigest() if _has_weights(experiment) else ""
+    return Run((runs or runs_folder()) / experiment.hash(open_splits(experiment)[0].fingerprint, weights))
+
+
+def fit(experiment: Experiment, progress: bool = True, runs: Path | None = None) -> Run:
     """Train, test, and keep the result in runs/<hash>/. A finished run is returned as it is, an interrupted one resumed.
 
+    runs: another folder than the project's own to keep it in.
     Raises DataError before training starts if data cannot be used, TrainingError, naming the step, if the loss is not
-    finite (the last checkpoint is kept), StorageError if the folder cannot be written.
+    finite (the last checkpoint is kept), StorageError if the folder cannot be written or another process writes to it.
     """
-    train, test = open_splits(experiment)
-    weights = hashlib.sha256(project_path(experiment.weights).read_bytes()).hexdigest() if _has_weights(experiment) else ""
-    run = Run(runs_folder() / experiment.hash(train.fingerprint, weights))
+    run = find_run(experiment, runs)
     if run.finished:
         return run
+    lock = FileLock(run.folder.with_name(f".{run.folder.name}.lock"))
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StorageError(f"another process is writing the run {run.folder}: wait for it, or stop it") from None
+    except OSError as error:
+        raise StorageError(f"cannot write {run.folder} ({error.strerror or error}): choose a writable folder") from error
+    try:
+        return run if run.finished else _fit(experiment, run, progress)
+    finally:
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _fit(experiment, run, progress):
+    train, test = open_splits(experiment)
     torch.manual_seed(experiment.seed)
     model = build_model(experiment, len(train.classes))
     skipped = _check_images((train, test), experiment.skip_broken)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .errors import ConfigError
-from .part_selection import DOWNWARD, FUSIONS, class_row, fuse, select
+from .part_selection import DOWNWARD, FUSIONS, RANDOM, class_row, fuse, select
 
 HEADS = ("cls", "flatten")
 
@@ -29,15 +29,15 @@ class ViTConfig:
     heads: int = 12  # K heads, and so K * top_k parts
     mlp_dim: int = 3072
     num_classes: int = 200
-    fusion: str | None = "mul"  # one of FUSIONS; None: the plain ViT
+    fusion: str | None = "mul"  # one of FUSIONS, or RANDOM as a control; None: the plain ViT
     top_k: int = 1  # patches a head
     rank: int = 1  # of the approximation that fusion "lowrank" makes
     head: str = "cls"  # classify the class token, or "flatten": class and part tokens side by side
     dropout: float = 0.0
 
     def __post_init__(self):
-        if self.fusion is not None and self.fusion not in FUSIONS:
-            raise ConfigError(f"unknown fusion {self.fusion!r}: choose one of {', '.join(FUSIONS)}, or None")
+        if self.fusion is not None and self.fusion not in (*FUSIONS, RANDOM):
+            raise ConfigError(f"unknown fusion {self.fusion!r}: choose one of {', '.join(FUSIONS)}, {RANDOM}, or None")
         if self.head not in HEADS:
             raise ConfigError(f"unknown head {self.head!r}: choose one of {', '.join(HEADS)}")
         if self.head == "flatten" and self.fusion is None:

@@ -34,7 +34,7 @@ def test_what_is_written_starts_a_model(name, tmp_path, runs, monkeypatch):
     path = pretrain(name)
     card = path.with_suffix(".md").read_text()
     assert hashlib.sha256(path.read_bytes()).hexdigest() in card and "of 4 held-out images" in card
-    target = build_model(PRETRAINING[name].replace(image_size=48, stride=12), 7)
+    target = build_model(PRETRAINING[name].replace(image_size=48, resize_size=54, stride=12), 7)
     report = load_pretrained(target, path)
     assert report.fresh == (["head.weight", "head.bias"] if name == "vit_micro16" else ["fc.weight", "fc.bias"])
     trained = module.load_model(module.fit(module.PRETRAINING[name])).state_dict()

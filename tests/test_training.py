@@ -1,6 +1,8 @@
 import json
 import os
 import resource
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -19,6 +21,19 @@ def same(one, other):
     pd.testing.assert_frame_equal(one.predictions, other.predictions)
     columns = ["step", "loss", "accuracy", "lr", "test_accuracy"]
     pd.testing.assert_frame_equal(one.metrics[columns], other.metrics[columns])
+
+
+def test_a_run_that_another_process_writes_is_left_alone(tiny, runs):
+    folder = training.find_run(tiny).folder
+    runs.mkdir()
+    code = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code, runs / f".{folder.name}.lock"], stdin=-1, stdout=-1) as other:
+        other.stdout.readline()
+        with pytest.raises(StorageError, match=f"another process is writing the run .*{folder.name}"):
+            fit(tiny, progress=False)
+        assert not any(folder.iterdir())
+        other.communicate(b"\n")
+    assert fit(tiny, progress=False).finished
 
 
 def test_a_run_is_whole_and_is_not_computed_again(tiny, monkeypatch):
@@ -146,7 +161,7 @@ def test_options_that_do_not_exist_or_go_together(tiny):
 def test_an_unwritable_folder(tiny, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("RUNS", str(tmp_path / "file"))
-    with pytest.raises(StorageError, match="cannot write .*experiment.json"):
+    with pytest.raises(StorageError, match="cannot write .*choose a writable folder"):
         fit(tiny, progress=False)
 
 
