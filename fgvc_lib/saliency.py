@@ -20,6 +20,23 @@ def input_gradient(
     batch. The model is put in evaluation mode and back; its weights take no gradient.
     Raises ConfigError, listing the known ones, for an unknown objective.
     """
+    return _gradient(model, images, labels, objective).abs().sum(dim=1)
+
+
+def fgsm(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, strength: float, normalisation: tuple
+) -> torch.Tensor:
+    """Adversarial images (B, 3, H, W) by the fast gradient sign method (Goodfellow et al. 2015, section 4).
+
+    images: (B, 3, H, W), normalised by `normalisation` as `datasets.normalisation` gives it. strength: how far every pixel
+    value moves up the loss, in grey levels of 0..255; values stay within 0..255.
+    """
+    mean, deviation = (images.new_tensor(values)[:, None, None] for values in normalisation)
+    moved = images + strength / 255 / deviation * _gradient(model, images, labels, "loss").sign()
+    return moved.clamp(-mean / deviation, (1 - mean) / deviation)
+
+
+def _gradient(model, images, labels, objective):
     if objective not in OBJECTIVES:
         raise ConfigError(f"unknown objective {objective!r}: choose one of {', '.join(OBJECTIVES)}")
     training, frozen = model.training, [p for p in model.parameters() if p.requires_grad]
@@ -33,12 +50,11 @@ def input_gradient(
                 target = F.cross_entropy(logits, labels, reduction="sum")
             else:
                 target = logits.gather(1, labels[:, None]).sum()
-            (gradient,) = torch.autograd.grad(target, images)
+            return torch.autograd.grad(target, images)[0]
     finally:
         model.train(training)
         for parameter in frozen:
             parameter.requires_grad_()
-    return gradient.abs().sum(dim=1)
 
 
 def box_mask(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -3,9 +3,10 @@ import pytest
 import torch
 from torch import nn
 
+from fgvc_lib.datasets import IMAGENET
 from fgvc_lib.errors import ConfigError
 from fgvc_lib.resnet import resnet18
-from fgvc_lib.saliency import box_mask, energy_in_box, input_gradient, part_distances, patch_boxes, pointing_game
+from fgvc_lib.saliency import box_mask, energy_in_box, fgsm, input_gradient, part_distances, patch_boxes, pointing_game
 from fgvc_lib.vit import VisionTransformer, ViTConfig
 
 
@@ -47,6 +48,21 @@ def test_predicted_label_is_the_default():
 def test_unknown_objective():
     with pytest.raises(ConfigError, match="'score'.*loss, logit"):
         input_gradient(resnet18(2), torch.randn(1, 3, 32, 32), objective="score")
+
+
+def test_fgsm_moves_every_value_up_the_loss_and_stays_a_picture():
+    torch.manual_seed(0)
+    model, labels = resnet18(3).eval(), torch.tensor([0, 2])
+    mean, deviation = torch.tensor(IMAGENET[0])[:, None, None], torch.tensor(IMAGENET[1])[:, None, None]
+    pixels = torch.rand(2, 3, 32, 32)
+    images = (pixels - mean) / deviation
+    moved = fgsm(model, images, labels, 2, IMAGENET) * deviation + mean
+    assert moved.min() >= -1e-6 and moved.max() <= 1 + 1e-6
+    inside = (pixels > 2 / 255) & (pixels < 1 - 2 / 255) & (moved != pixels)
+    assert torch.allclose((moved - pixels).abs()[inside], torch.tensor(2 / 255), atol=1e-6) and inside.float().mean() > 0.9
+    loss = nn.CrossEntropyLoss()
+    assert loss(model((moved - mean) / deviation), labels) > loss(model(images), labels)
+    assert torch.equal(fgsm(model, images, labels, 0, IMAGENET), images.clamp(-mean / deviation, (1 - mean) / deviation))
 
 
 def test_maps_and_boxes_by_hand():
