@@ -68,8 +68,12 @@ def load_model(run: Run) -> nn.Module:
 
 def find_run(experiment: Experiment, runs: Path | None = None) -> Run:
     """The experiment's run below `runs` (None: the project's own), finished or not. Raises DataError for unusable data."""
+    return _run_on(open_splits(experiment), experiment, runs)
+
+
+def _run_on(splits, experiment, runs):
     weights = hashlib.sha256(project_path(experiment.weights).read_bytes()).hexdigest() if _has_weights(experiment) else ""
-    return Run((runs or runs_folder()) / experiment.hash(open_splits(experiment)[0].fingerprint, weights))
+    return Run((runs or runs_folder()) / experiment.hash(splits[0].fingerprint, weights))
 
 
 def fit(experiment: Experiment, progress: bool = True, runs: Path | None = None) -> Run:
@@ -79,7 +83,8 @@ def fit(experiment: Experiment, progress: bool = True, runs: Path | None = None)
     Raises DataError before training starts if data cannot be used, TrainingError, naming the step, if the loss is not
     finite (the last checkpoint is kept), StorageError if the folder cannot be written or another process writes to it.
     """
-    run = find_run(experiment, runs)
+    splits = open_splits(experiment)
+    run = _run_on(splits, experiment, runs)
     if run.finished:
         return run
     lock = FileLock(run.folder.with_name(f".{run.folder.name}.lock"))
@@ -91,14 +96,14 @@ def fit(experiment: Experiment, progress: bool = True, runs: Path | None = None)
     except OSError as error:
         raise StorageError(f"cannot write {run.folder} ({error.strerror or error}): choose a writable folder") from error
     try:
-        return run if run.finished else _fit(experiment, run, progress)
+        return run if run.finished else _fit(experiment, run, splits, progress)
     finally:
         lock.release()
         Path(lock.lock_file).unlink(missing_ok=True)
 
 
-def _fit(experiment, run, progress):
-    train, test = open_splits(experiment)
+def _fit(experiment, run, splits, progress):
+    train, test = splits
     torch.manual_seed(experiment.seed)
     model = build_model(experiment, len(train.classes))
     skipped = _check_images((train, test), experiment.skip_broken)
