@@ -65,6 +65,32 @@ def pretrain(model: Literal["vit_micro16", "resnet18"]) -> None:
     print(f"The weights are in {run(model)}")
 
 
+def ablate(dry_run: bool = False) -> None:
+    """Run every row of the ablation with five seeds; what is done stays, what is interrupted goes on (hours on a CPU)."""
+    from .ablation import RECORDS, SEEDS, grid, progress, write_records
+    from .ablation import ablate as run
+
+    rows = grid(active_experiment())
+    if not dry_run:
+        write_records(run(rows), project_path(RECORDS))
+    done = progress(rows)
+    print(f"{done.to_string()}\n{(done != '').to_numpy().sum()} of {len(rows) * len(SEEDS)} runs are done or under way")
+
+
+def rerun(row: tyro.conf.Positional[str], seed: int = 0) -> None:
+    """Train a row of the committed ablation again, as it is recorded, and hold the result against the record."""
+    from .ablation import RECORDS, read_records
+    from .ablation import rerun as again
+    from .results import summary
+
+    records = read_records(project_path(RECORDS))
+    run, before = again(records, row, seed), summary(records[records["row"] == row], row).loc[row]
+    found = run.correct.mean()
+    inside = "inside" if before["low"] <= found <= before["high"] else "outside"
+    print(f"{row}, seed {seed}: {found:.1%}; recorded over {before['seeds']:.0f} seeds: {before['accuracy']:.1%} "
+          f"({before['low']:.1%} to {before['high']:.1%}): {inside} the interval. The run is in {run.folder}")  # fmt: skip
+
+
 def bench(setting: tyro.conf.OmitArgPrefixes[BenchSetting], quick: bool = False, json: Path | None = None) -> None:
     """Measure what part selection costs beside the plain ViT and a dense implementation (--quick: within 3 minutes)."""
     from . import plots
@@ -72,7 +98,7 @@ def bench(setting: tyro.conf.OmitArgPrefixes[BenchSetting], quick: bool = False,
     from .bench import environment, growth, loading, readable, resolve
 
     if quick:
-        setting = dataclasses.replace(setting, model="vit_s16", sizes=(224, 384), repeats=3)
+        setting = dataclasses.replace(setting, model="vit_s16", sizes=(224, 384), repeats=4)
     setting = resolve(setting)
     table, rates, about = measure(setting), loading(), environment(setting)
     print(f"\n{setting.model}, stride {setting.stride}, precision {setting.precision}; {about['device']}, {about['torch']}.")
@@ -104,6 +130,8 @@ def main() -> None:
             "draw": draw,
             "data": data,
             "pretrain": pretrain,
+            "ablate": ablate,
+            "rerun": rerun,
             "bench": bench,
         }
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m fgvc_lib", description=__doc__)
