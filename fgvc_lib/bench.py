@@ -24,6 +24,7 @@ from .vit import PRESETS, VisionTransformer
 
 DENSE = ("dense mul", "dense matmul")  # the second is what TransFG's code computes
 ROWS = ("plain", *FUSIONS, *DENSE)
+DENSE_REPEATS = 3  # they take half of a round, and their ratios need no more
 PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -59,14 +60,14 @@ def bench(setting: BenchSetting) -> pd.DataFrame:
     """Measure every size and row of a setting, in turn: a row a (size, row).
 
     Columns: size (pixels), patches (N), row, problem ("" or why there are no numbers); train_s and infer_s (seconds a step,
-    medians), train_ratio and infer_ratio (of these medians to the plain ViT's), train_low and train_high (quartiles of the
-    ratio, round by round), images_s (trained a second), memory_mb (peak of a training step, beyond weights, gradients and
-    optimiser state). CPU memory is that of a fresh process; a row that does not fit is not timed.
+    medians), train_ratio and infer_ratio (of these medians to the plain ViT's), train_low and train_high (95 % interval of
+    train_ratio, bootstrapped over the rounds), images_s (trained a second), memory_mb (peak of a training step,
+    beyond weights, gradients and optimiser state). CPU memory is a fresh process's; a row that does not fit is not timed.
     Raises ConfigError for a device or a model that does not exist.
     """
     setting = resolve(setting)
-    rounds = len(setting.sizes) * len(ROWS) * (setting.repeats + 2)
-    with tqdm(total=rounds, desc=f"bench {setting.model}", unit="step") as bar:
+    steps = len(ROWS) * (setting.repeats + 2) - len(DENSE) * max(0, setting.repeats - DENSE_REPEATS)
+    with tqdm(total=len(setting.sizes) * steps, desc=f"bench {setting.model}", unit="step") as bar:
         return pd.concat([_bench_size(setting, size, bar) for size in setting.sizes], ignore_index=True)
 
 
@@ -78,6 +79,8 @@ def _bench_size(setting, size, bar):
     rows = [row for row in ROWS if not problems[row]]
     work = _Work(setting, size)
     for turn in range(setting.repeats + 1):
+        if turn == DENSE_REPEATS + 1:
+            rows = [row for row in rows if row not in DENSE]
         random.Random(turn).shuffle(rows)  # what a row leaves in the caches and the heap favours no other
         for row in list(rows):
             try:
@@ -86,18 +89,26 @@ def _bench_size(setting, size, bar):
             except torch.OutOfMemoryError:
                 problems[row], rows = "out of memory", [other for other in rows if other != row]
             bar.update()
-    plain = np.array(times["plain"])
     lines = []
     for row in ROWS:
         line = {"size": size, "patches": work.model.cfg.grid[0] ** 2, "row": row, "problem": problems[row]}
         if not problems[row] and not problems["plain"]:
-            (train, infer), base = np.median(times[row], 0), np.median(plain, 0)
-            low, high = np.quantile(np.array(times[row])[:, 0] / plain[:, 0], (0.25, 0.75))
+            found = np.array(times[row])
+            plain = np.array(times["plain"])[: len(found)]  # the same rounds
+            (train, infer), base = np.median(found, 0), np.median(plain, 0)
+            low, high = (1.0, 1.0) if row == "plain" else _interval(found[:, 0], plain[:, 0])
             line |= {"train_s": train, "train_ratio": train / base[0], "train_low": low, "train_high": high}
             line |= {"infer_s": infer, "infer_ratio": infer / base[1], "images_s": setting.batch_size / train}
             line |= {"memory_mb": memory[row] / 1e6}
         lines.append(line)
     return pd.DataFrame(lines)
+
+
+def _interval(times, plain, draws=4_000):
+    """The 95 % interval of the ratio of two medians, the rounds drawn anew with replacement."""
+    rng = np.random.default_rng(0)
+    medians = [np.median(rng.choice(values, (draws, len(values))), axis=1) for values in (times, plain)]
+    return np.quantile(medians[0] / medians[1], (0.025, 0.975))
 
 
 class _Work:
@@ -186,13 +197,13 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     text = pd.DataFrame({
         "pixels": table["size"], "patches": table["patches"], "model": table["row"],
         "training step": table["train_ratio"].map("{:.2f}".format),
-        "quartiles": table["train_low"].map("{:.2f} – ".format) + table["train_high"].map("{:.2f}".format),
+        "95 % interval": table["train_low"].map("{:.2f} – ".format) + table["train_high"].map("{:.2f}".format),
         "inference": table["infer_ratio"].map("{:.2f}".format), "memory, MB": table["memory_mb"].map("{:,.0f}".format),
         "images/s": table["images_s"].map("{:.2f}".format),
     })  # fmt: skip
     failed = table["problem"] != ""
     text.loc[failed, "training step"] = table.loc[failed, "problem"]
-    text.loc[failed, ["quartiles", "inference", "memory, MB", "images/s"]] = "–"
+    text.loc[failed, ["95 % interval", "inference", "memory, MB", "images/s"]] = "–"
     return text.set_index(["pixels", "patches", "model"])
 
 

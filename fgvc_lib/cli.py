@@ -98,7 +98,7 @@ def bench(setting: tyro.conf.OmitArgPrefixes[BenchSetting], quick: bool = False,
     from .bench import environment, growth, loading, readable, resolve
 
     if quick:
-        setting = dataclasses.replace(setting, model="vit_s16", sizes=(224, 384), repeats=3)
+        setting = dataclasses.replace(setting, model="vit_s16", sizes=(224, 384), repeats=4)
     setting = resolve(setting)
     table, rates, about = measure(setting), loading(), environment(setting)
     print(f"\n{setting.model}, stride {setting.stride}, precision {setting.precision}; {about['device']}, {about['torch']}.")

@@ -121,7 +121,7 @@ class BenchSetting:
     sizes: tuple[int, ...] = (224, 320, 448)  # pixels, height and width
     stride: int = 12  # pixels
     batch_size: int = 0  # images; 0: 16 on a GPU, 1 on the CPU
-    repeats: int = 5  # rounds that count, after one that does not
+    repeats: int = 12  # rounds that count, after one that does not
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["no", "bf16", "fp16"] = "no"
 
