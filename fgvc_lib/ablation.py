@@ -1,27 +1,32 @@
 """The ablation: a grid of experiments over several seeds, and the file of records that the report's tables rest on."""
 
 import dataclasses
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import mkdtemp
 
+import numpy as np
 import pandas as pd
+import torch
 from tqdm import tqdm
 
-from .config import Experiment, report_rows
+from .config import Experiment, project_path, report_rows, runs_folder
+from .datasets import batches, box_views, counting_points, open_splits
 from .errors import ConfigError, DataError
 from .files import write_whole
 from .results import Run
-from .training import find_run, fit
+from .saliency import attribute, input_gradient, map_hits, patch_boxes, selection_hits
+from .training import find_run, fit, load_model
 
 SEEDS = (0, 1, 2, 3, 4)
-RECORDS = "data/results/ablation.parquet"
-SCHEMA = 1  # raised when older files of records cannot be read any more
+SCHEMA = 2  # raised when older files of records cannot be read any more
 
 
 def grid(base: Experiment) -> dict[str, Experiment]:
     """The rows of the ablation by name: the report's own, and what it leaves open, each one change away from another."""
     rows = report_rows(base)
+    rows["EfficientNet-Lite0"] = rows["ResNet-18"].replace(model="efficientnet_lite0", weights="imagenet")
     overlap, mul = rows["ViT, overlap"], rows["PSM mul"]
     fewer = {"batch_size": 4 * base.batch_size, "steps": base.steps // 4, "warmup_steps": base.warmup_steps // 4}
     larger = {"image_size": base.image_size + 48, "resize_size": base.resize_size + 48}
@@ -32,6 +37,23 @@ def grid(base: Experiment) -> dict[str, Experiment]:
         **{f"{name}, larger image": row.replace(**larger) for name, row in (("ViT, overlap", overlap), ("PSM mul", mul))},
         **{f"{name}, larger batch": row.replace(**fewer) for name, row in (("ViT, overlap", overlap), ("PSM mul", mul))},
     }
+
+
+def photo_grid(base: Experiment) -> dict[str, Experiment]:
+    """The rows for real photographs: the CNN, the ViT and the four fusions, and EfficientNet-Lite0, which does have ImageNet
+    behind it, each from its pre-trained weights and from scratch."""
+    rows = report_rows(base.replace(steps=3_000, warmup_steps=150, checkpoint_every=1_000, log_every=100))
+    names = ("ResNet-18", "ViT, overlap", "PSM add", "PSM matmul", "PSM lastlayer", "PSM mul")
+    rows = {name: rows[name] for name in names}
+    rows["EfficientNet-Lite0"] = rows["ResNet-18"].replace(model="efficientnet_lite0", weights="imagenet")
+    return rows | {f"{name}, from scratch": row.replace(weights="") for name, row in rows.items()}
+
+
+def plan(base: Experiment) -> tuple[dict[str, Experiment], tuple[int, ...], Path]:
+    """What `ablate` runs on the experiment's data: the grid, its seeds, and the file that keeps its records."""
+    if base.data and base.profile != "full":
+        return photo_grid(base), SEEDS[:3], project_path(f"data/results/{Path(base.data).name}.parquet")
+    return grid(base), SEEDS, project_path(f"data/results/{base.profile}.parquet")
 
 
 def jobs(rows: dict[str, Experiment], seeds: Iterable[int] = SEEDS) -> dict[tuple[str, int], Experiment]:
@@ -51,16 +73,69 @@ def progress(rows: dict[str, Experiment], seeds: Iterable[int] = SEEDS) -> pd.Da
     return table
 
 
-def ablate(rows: dict[str, Experiment], seeds: Iterable[int] = SEEDS) -> pd.DataFrame:
-    """Run what is not done yet of a grid, one after the other, and return its records."""
+def ablate(rows: dict[str, Experiment], seeds: Iterable[int] = SEEDS, ray_address: str | None = None) -> pd.DataFrame:
+    """Run what is not done yet of a grid and return its records.
+
+    One run after the other in this process; or, with a `ray_address` ("auto": the cluster this machine is part of, "local":
+    one started for the purpose), a Ray task a run on every worker of a cluster that shares this project's folder.
+    """
     todo = jobs(rows, seeds)
+    if ray_address:
+        _on_ray(list(todo.values()), ray_address)
     return collect({job: fit(experiment) for job, experiment in tqdm(todo.items(), "ablation", unit="run")})
 
 
+def _on_ray(experiments, address):
+    """Run experiments as Ray tasks: a core each, or a quarter of a GPU; retried, from the checkpoint, if a worker dies."""
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError("ablate on Ray needs the extra `ray`: pip install 'fgvc_lib[ray]'") from None
+    ray.init(None if address == "local" else address, ignore_reinit_error=True, log_to_driver=False)
+    gpus = ray.cluster_resources().get("GPU", 0)
+    task = ray.remote(num_cpus=1, num_gpus=0.25 if gpus else 0, max_retries=5)(_task)
+    waiting = [task.remote(experiment, str(project_path(".").resolve()), str(runs_folder())) for experiment in experiments]
+    with tqdm(total=len(waiting), desc="ablation on Ray", unit="run") as bar:
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            ray.get(done)
+            bar.update(len(done))
+
+
+def _task(experiment, project, runs):
+    os.chdir(project)
+    torch.set_num_threads(1)
+    fit(experiment, progress=False, runs=Path(runs))
+
+
+def looks(run: Run, method: str | None = None) -> pd.DataFrame:
+    """Where a finished run looks, a row a test image in the order of its predictions: `map_hits` of its input gradient, or of
+    what another method of `saliency.attribute` says (columns map_...), and, if it selects, `selection_hits` of its parts
+    (selected_...). No columns for data without boxes."""
+    experiment = run.experiment
+    model, (_, test) = load_model(run), open_splits(experiment)
+    if test.boxes is None:
+        return pd.DataFrame(index=range(len(test)))
+    boxes, points, frames, first = box_views(test, experiment), counting_points(test, experiment), [], 0
+    for images, labels in batches(test, experiment):
+        batch = slice(first, first := first + len(images))
+        maps = attribute(model, images, labels, method) if method else input_gradient(model, images, labels)
+        frames.append(map_hits(maps.numpy(), boxes[batch], points[batch]))
+    found = pd.concat(frames, ignore_index=True).add_prefix("map_")
+    if experiment.fusion:
+        rows, columns = model.cfg.grid
+        patches = patch_boxes(range(rows * columns), columns, model.cfg.patch_size, model.cfg.stride)
+        hits = selection_hits(np.stack(run.predictions["parts"]), patches, boxes, points)
+        found = found.join(hits.add_prefix("selected_"))
+    return found.astype(np.float32)
+
+
 def collect(runs: dict[tuple[str, int], Run]) -> pd.DataFrame:
-    """The records of finished runs: a line a (row, seed, test image), columns row, seed, id, label, prediction,
-    probability, parts; in `attrs`, how each run was made."""
-    frames = [run.predictions.assign(row=name, seed=seed) for (name, seed), run in runs.items()]
+    """The records of finished runs: a line a (row, seed, test image), columns row, seed, those of `Run.predictions` and those
+    of `looks`; in `attrs`, how each run was made."""
+    frames = []
+    for (name, seed), run in tqdm(runs.items(), "where they look", unit="run"):
+        frames.append(run.predictions.join(looks(run)).assign(row=name, seed=seed))
     records = pd.concat(frames, ignore_index=True)
     records["row"] = records["row"].astype(pd.CategoricalDtype(dict.fromkeys(name for name, _ in runs)))
     made = [

@@ -65,25 +65,32 @@ def pretrain(model: Literal["vit_micro16", "resnet18"]) -> None:
     print(f"The weights are in {run(model)}")
 
 
-def ablate(dry_run: bool = False) -> None:
-    """Run every row of the ablation with five seeds; what is done stays, what is interrupted goes on (hours on a CPU)."""
-    from .ablation import RECORDS, SEEDS, grid, progress, write_records
-    from .ablation import ablate as run
+def ablate(dry_run: bool = False, ray: str | None = None) -> None:
+    """Run every row of the ablation with five seeds (DATA=folder: those for photographs, with three); hours on a CPU.
 
-    rows = grid(active_experiment())
+    What is done stays, what was interrupted goes on.
+
+    Args:
+        dry_run: only show the grid and what is done.
+        ray: run on this Ray cluster: "auto", "local", or an address.
+    """
+    from .ablation import ablate as run
+    from .ablation import plan, progress, write_records
+
+    rows, seeds, path = plan(active_experiment())
     if not dry_run:
-        write_records(run(rows), project_path(RECORDS))
-    done = progress(rows)
-    print(f"{done.to_string()}\n{(done != '').to_numpy().sum()} of {len(rows) * len(SEEDS)} runs are done or under way")
+        write_records(run(rows, seeds, ray), path)
+    done = progress(rows, seeds)
+    print(f"{done.to_string()}\n{(done != '').to_numpy().sum()} of {done.size} runs are done or under way; records: {path}")
 
 
 def rerun(row: tyro.conf.Positional[str], seed: int = 0) -> None:
     """Train a row of the committed ablation again, as it is recorded, and hold the result against the record."""
-    from .ablation import RECORDS, read_records
+    from .ablation import plan, read_records
     from .ablation import rerun as again
     from .results import summary
 
-    records = read_records(project_path(RECORDS))
+    records = read_records(plan(active_experiment())[2])
     run, before = again(records, row, seed), summary(records[records["row"] == row], row).loc[row]
     found = run.correct.mean()
     inside = "inside" if before["low"] <= found <= before["high"] else "outside"

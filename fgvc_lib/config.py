@@ -26,14 +26,14 @@ class Experiment:
     data: str = ""  # the data folder; "": the built-in birds of the profile, drawn when first needed
     skip_broken: bool = False  # leave out images that cannot be decoded instead of stopping
 
-    model: str = "vit_micro16"  # "resnet18" or one of vit.PRESETS
+    model: str = "vit_micro16"  # one of vit.PRESETS, "resnet18" or "efficientnet_lite0"
     stride: int = 16  # pixels between patches; less than the patch size: they overlap
     fusion: str | None = None  # rule of the part selection; None: the plain ViT
     top_k: int = 1  # patches a head that the part selection keeps
     rank: int = 1  # of fusion "lowrank"
     head: str = "cls"  # "cls" or "flatten"
     dropout: float = 0.0
-    weights: str = ""  # file of pre-trained weights; "": random initialisation
+    weights: str = ""  # file of pre-trained weights, or "imagenet" for efficientnet_lite0; "": random initialisation
     init_last_block: bool = False  # True: leave the last layer random, as TransFG's code does
 
     image_size: int = 96  # pixels the model sees
@@ -70,7 +70,7 @@ class Experiment:
     @property
     def title(self) -> str:
         """A few words for a progress bar."""
-        if self.model == "resnet18":
+        if not self.model.startswith("vit"):
             return self.model
         extras = [
             self.fusion,
@@ -142,12 +142,18 @@ def active_experiment() -> Experiment:
     return PROFILES[name].replace(data=data) if data else PROFILES[name]
 
 
+# The ResNet-18's weights that go with the ViT's: from the same pre-training, or at least from the same kind of data.
+CNN_WEIGHTS = {
+    "data/weights/vit_micro16.npz": "data/weights/resnet18_synth.safetensors",
+    "data/weights/ViT-B_16.npz": "data/weights/resnet18-f37072fd.pth",
+}
+
+
 def report_rows(base: Experiment) -> dict[str, Experiment]:
     """The rows of the report's table by name, all under the settings of `base`."""
-    cnn_weights = "data/weights/resnet18-f37072fd.pth" if base.weights else ""
     overlap = base.replace(stride=12)
     return {
-        "ResNet-18": base.replace(model="resnet18", weights=cnn_weights),
+        "ResNet-18": base.replace(model="resnet18", weights=CNN_WEIGHTS.get(base.weights, "")),
         "ViT": base,
         "ViT, overlap": overlap,
         "PSM add": overlap.replace(fusion="add"),

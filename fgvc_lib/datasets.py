@@ -302,6 +302,13 @@ def part_points(images: ImageSet, experiment: Experiment) -> np.ndarray:
     return np.where((inside & (images.parts[..., 2] > 0))[..., None], points, np.nan)
 
 
+def counting_points(images: ImageSet, experiment: Experiment) -> np.ndarray:
+    """`part_points` of the parts that set an image's class apart from its siblings, the others nan; where the data set does
+    not say which these are, all of them."""
+    points = part_points(images, experiment)
+    return points if images.diagnostic is None else np.where(images.diagnostic[images.labels][..., None], points, np.nan)
+
+
 def box_views(images: ImageSet, experiment: Experiment) -> np.ndarray:
     """The annotated boxes in the model's view: (n, 4) x y width height in pixels."""
     corners = np.stack([images.boxes[:, :2], images.boxes[:, :2] + images.boxes[:, 2:]], axis=1)

@@ -85,16 +85,20 @@ def split_counts(counts: pd.DataFrame) -> Figure:
     return figure
 
 
-def saliency_grid(pictures: Sequence, maps: np.ndarray, titles: Sequence[str], boxes: np.ndarray | None = None) -> Figure:
-    """Pictures above their maps (B, H, W), the annotated boxes (B, 4) drawn where they are known."""
-    figure, axes = _panels(2, len(pictures))
-    for column, (picture, heat, title) in enumerate(zip(pictures, maps, titles, strict=True)):
+def saliency_grid(
+    pictures: Sequence, maps: dict[str, np.ndarray], titles: Sequence[str], boxes: np.ndarray | None = None
+) -> Figure:
+    """Pictures, and below them a row of maps (B, H, W) a name; the annotated boxes (B, 4) drawn where they are known."""
+    figure, axes = _panels(1 + len(maps), len(pictures), size=1.6)
+    for axis, name in zip(axes[:, 0], ("", *maps), strict=True):
+        axis.set_ylabel(textwrap.fill(name, 14), fontsize=9)
+    for column, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
         axes[0, column].imshow(picture)
         axes[0, column].set_title(title, fontsize=9)
-        axes[1, column].imshow(heat, cmap=HEAT, vmax=np.quantile(heat, 0.995))
-        if boxes is not None:
-            for axis in axes[:, column]:
-                axis.add_patch(_box(boxes[column], "white"))
+        for axis, heat in zip(axes[1:, column], maps.values(), strict=True):
+            axis.imshow(heat[column], cmap=HEAT, vmax=np.quantile(heat[column], 0.995))
+        for axis in axes[:, column] if boxes is not None else ():
+            axis.add_patch(_box(boxes[column], "white"))
     return figure
 
 
@@ -192,19 +196,54 @@ def look(picture: np.ndarray, heat: np.ndarray, parts: np.ndarray, patch_size: i
 
 
 def accuracy_bars(table: pd.DataFrame) -> Figure:
-    """`results.results_table` as horizontal bars with their intervals."""
-    figure, axis = _axes(8, 0.45 * len(table) + 0.9)
+    """`results.results_table` (one run a row) or `results.summary` (several seeds) as horizontal bars with their intervals."""
+    figure, axis = _axes(8, 0.42 * len(table) + 0.9)
     table = table[::-1]
     error = np.abs(table[["low", "high"]].to_numpy() - table[["accuracy"]].to_numpy()).T
-    colours = [COLOURS[1] if name == "ResNet-18" else COLOURS[2] if "PSM" in name else COLOURS[0] for name in table.index]
-    axis.barh(table.index, table["accuracy"], xerr=error, color=colours, capsize=3, height=0.65)
+    axis.barh(table.index, table["accuracy"], xerr=error, color=[_family(name) for name in table.index], capsize=3, height=0.65)
     for place, (accuracy, high) in enumerate(zip(table["accuracy"], table["high"], strict=True)):
         axis.text(high + 0.01, place, f"{accuracy:.1%}", va="center", fontsize=9)
-    images = int(table["images"].max())
+    kind, seeds = ("bootstrap", int(table["seeds"].max())) if "seeds" in table else ("Wilson", 1)
+    count = f"{int(table['images'].max()):,} test images, {seeds} seed{'s' * (seeds > 1)}"
     right = min(1.1, table["high"].max() + 0.12)
-    axis.set(xlabel=f"test accuracy, 95 % Wilson interval, {images:,} test images, 1 seed", xlim=(0, right))
+    axis.set(xlabel=f"test accuracy, 95 % {kind} interval, {count}", xlim=(0, right))
     axis.grid(axis="y", visible=False)
     return figure
+
+
+def differences(table: pd.DataFrame, reference: str) -> Figure:
+    """`results.summary`: each row's difference in accuracy to the row `reference` with its interval, in points."""
+    figure, axis = _axes(8, 0.36 * len(table) + 0.9)
+    table = table.drop(index=reference)[::-1]
+    for place, (name, row) in enumerate(table.iterrows()):
+        low, middle, high = (100 * row[key] for key in ("difference_low", "difference", "difference_high"))
+        clear = row["p"] < 0.05
+        style = {"color": _family(name), "marker": "o", "markersize": 7, "markerfacecolor": _family(name) if clear else "white"}
+        axis.plot([low, high], [place, place], color=_family(name), linewidth=2)
+        axis.plot(middle, place, **style)
+    axis.axvline(0, color="black", linewidth=1)
+    axis.set_yticks(range(len(table)), table.index)
+    seeds, images = int(table["seeds"].max()), int(table["images"].max())
+    axis.set(xlabel=f"points more than {reference}, 95 % interval, {seeds} seeds x {images:,} images; filled: p < 0.05 (Holm)")
+    axis.xaxis.label.set_fontsize(9)
+    return figure
+
+
+def robustness(table: pd.DataFrame) -> Figure:
+    """Accuracy under attack: columns model, strength (grey levels), accuracy, low, high; a line a model."""
+    figure, axis = _axes(7.5, 3.8)
+    for place, (name, frame) in enumerate(table.groupby("model", sort=False)):
+        axis.plot(frame["strength"], frame["accuracy"], marker="osD^v"[place % 5], color=_family(name), label=name)
+        axis.fill_between(frame["strength"], frame["low"], frame["high"], color=_family(name), alpha=0.18, linewidth=0)
+    axis.set(xlabel="strength of the attack, grey levels of 255", ylabel="test accuracy, 95 % interval", ylim=(0, None))
+    axis.set_xticks(sorted(set(table["strength"])))
+    axis.legend(frameon=False)
+    return figure
+
+
+def _family(name):
+    """One colour a kind of model, the same in every figure that compares kinds."""
+    return COLOURS[1] if "Net" in name else COLOURS[2] if "PSM" in name else COLOURS[0]
 
 
 def time_against_accuracy(table: pd.DataFrame) -> Figure:

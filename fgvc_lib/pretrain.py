@@ -23,7 +23,7 @@ _COMMON = Experiment(
 # The same images, the same number of them seen; each model with the optimiser it is usually trained with.
 PRETRAINING = {
     "vit_micro16": _COMMON.replace(model="vit_micro16", optimizer="adamw", lr=1e-3, weight_decay=0.05),
-    "resnet18": _COMMON.replace(model="resnet18", lr=0.1, weight_decay=5e-4),
+    "resnet18": _COMMON.replace(model="resnet18", lr=0.05, weight_decay=5e-4),
 }
 WEIGHTS = {"vit_micro16": "data/weights/vit_micro16.npz", "resnet18": "data/weights/resnet18_synth.safetensors"}
 

@@ -2,16 +2,20 @@
 
 import datetime
 import html
+import json
 import os
 import shutil
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 from tqdm import tqdm
 
+from .ablation import plan, read_records
+from .claims import page
 from .config import active_experiment, project_path
 from .errors import FGVCError
 from .files import write_whole
@@ -26,7 +30,8 @@ def build_report() -> Path:
 
     The profile and the data are those of `config.active_experiment`. The report on the built-in birds in profile
     `quick` is the committed one: only then the notebooks themselves and figures/ are written too; otherwise the
-    executed notebooks and the figures stay below build/report/, since a photograph may not be ours to publish.
+    executed notebooks and the figures stay below build/report/, since a photograph may not be ours to publish. RESULTS.md is made
+    anew with it, from the records.
     Raises ReportError, naming notebook and cell, where one fails.
     """
     experiment = active_experiment()
@@ -48,9 +53,13 @@ def build_report() -> Path:
             target = path if built_in else new / "notebooks" / path.name
             _execute(path, notebook, bar)
             write_whole(target, nbformat.writes(notebook) + "\n")
-            page, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, {"metadata": {"name": _title(notebook)}})
-            write_whole(new / f"{path.stem}.html", page)
+            text, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, {"metadata": {"name": _title(notebook)}})
+            write_whole(new / f"{path.stem}.html", text)
     write_whole(new / "index.html", _index(notebooks, experiment))
+    records, photos, step = plan(experiment)[2], *map(project_path, ("data/results/CUB_40.parquet", "data/bench/step.json"))
+    if built_in and records.is_file():
+        cost = pd.DataFrame(json.loads(step.read_text())["rows"])
+        write_whole(project_path("RESULTS.md"), page(read_records(records), read_records(photos), cost))
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
     return folder / "index.html"

@@ -125,39 +125,78 @@ def bootstrap(values: np.ndarray, rounds: int = 4_000, seed: int = 0) -> np.ndar
     return np.einsum("rn,rn->r", seeds @ values, images)
 
 
+def table_of(records: pd.DataFrame, name: str, column: str = "correct") -> pd.DataFrame:
+    """One column of one row of an ablation's records (see `ablation.collect`): seeds by test images."""
+    frame = records[records["row"] == name]
+    if frame.empty:
+        raise DataError(f"the records have no row {name!r}: run the ablation to its end")
+    values = frame["label"] == frame["prediction"] if column == "correct" else frame[column]
+    return frame.assign(value=values.astype(float)).pivot(index="seed", columns="id", values="value")
+
+
+def interval(values: pd.DataFrame) -> tuple[float, float, float]:
+    """The mean of values (seeds by images) with its 95 % interval from `bootstrap`; images that are nan are left out."""
+    values = values.dropna(axis=1).to_numpy()
+    return values.mean(), *np.quantile(bootstrap(values), (0.025, 0.975))
+
+
+def paired(records: pd.DataFrame, one: str, other: str) -> dict[str, float]:
+    """How much more accurate row `one` is than row `other`, paired by seed and image.
+
+    difference, low, high: its mean and 95 % interval; p: two-sided, of the same bootstrap.
+    Raises DataError if the rows were not run with the same seeds on the same images.
+    """
+    first, second = table_of(records, one), table_of(records, other)
+    if not (first.index.equals(second.index) and first.columns.equals(second.columns)):
+        raise DataError(f"{one} and {other} have not the same seeds and test images: run the ablation to its end")
+    differences = bootstrap((first - second).to_numpy())
+    low, high = np.quantile(differences, (0.025, 0.975))
+    p = max(2 * min((differences <= 0).mean(), (differences >= 0).mean()), 1 / len(differences))
+    return {"difference": (first - second).to_numpy().mean(), "low": low, "high": high, "p": min(1.0, p)}
+
+
+def holm(p: pd.Series) -> pd.Series:
+    """p values corrected for their number by Holm's method; nan stays nan."""
+    known = p.dropna()
+    return pd.Series(multipletests(known, method="holm")[1] if len(known) else [], known.index, float).reindex(p.index)
+
+
 def summary(records: pd.DataFrame, reference: str) -> pd.DataFrame:
     """One row a row of an ablation's records (see `ablation.collect`), over all their seeds.
 
     Columns: accuracy, low, high (mean over seeds, 95 % interval from `bootstrap`), seeds, images; difference,
-    difference_low, difference_high (to the row `reference`, paired by seed and image); p (two-sided, from the same
-    bootstrap, corrected for the number of rows by Holm's method); ece (expected calibration error, mean over seeds).
+    difference_low, difference_high (to the row `reference`, see `paired`); p (of the difference, corrected for the number of
+    rows by Holm's method); ece (expected calibration error, mean over seeds).
     Raises DataError if a row was not run with the same seeds on the same images as the reference.
     """
-    records = records.assign(correct=(records["label"] == records["prediction"]).astype(float))
-    correct = {
-        name: frame.pivot(index="seed", columns="id", values="correct")
-        for name, frame in records.groupby("row", sort=False, observed=True)
-    }
-    base, rows = correct[reference], {}
-    for name, table in correct.items():
-        if not (table.index.equals(base.index) and table.columns.equals(base.columns)):
-            raise DataError(f"{name} and {reference} have not the same seeds and test images: run the ablation to its end")
-        low, high = np.quantile(bootstrap(table.to_numpy()), (0.025, 0.975))
-        differences = bootstrap((table - base).to_numpy())
-        d_low, d_high = np.quantile(differences, (0.025, 0.975))
-        p = 2 * min((differences <= 0).mean(), (differences >= 0).mean())
-        frame = records[records["row"] == name]
+    rows = {}
+    for name, frame in records.groupby("row", sort=False, observed=True):
+        values, apart = table_of(records, name), paired(records, name, reference)
+        accuracy, low, high = interval(values)
         rows[name] = {
-            "accuracy": table.to_numpy().mean(), "low": low, "high": high, "seeds": len(table), "images": table.shape[1],
-            "difference": (table - base).to_numpy().mean(), "difference_low": d_low, "difference_high": d_high,
-            "p": np.nan if name == reference else min(1.0, max(p, 1 / len(differences))),
+            "accuracy": accuracy, "low": low, "high": high, "seeds": len(values), "images": values.shape[1],
+            "difference": apart["difference"], "difference_low": apart["low"], "difference_high": apart["high"],
+            "p": np.nan if name == reference else apart["p"],
             "ece": np.mean([expected_calibration_error(one) for _, one in frame.groupby("seed")]),
         }  # fmt: skip
     found = pd.DataFrame.from_dict(rows, orient="index")
-    others = found.index != reference
-    if others.any():
-        found.loc[others, "p"] = multipletests(found.loc[others, "p"], method="holm")[1]
-    return found
+    return found.assign(p=holm(found["p"]))
+
+
+def readable_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """`summary` as text; differences in points, with a word for those that can be told from the reference."""
+    word = np.select([table["p"] >= 0.05, table["difference"] > 0, table["difference"] < 0], ["not distinguishable", "better", "worse"], "–")
+    return pd.DataFrame({
+        "test accuracy": table["accuracy"].map("{:.1%}".format), "95 % interval": _range(table["low"], table["high"]),
+        "seeds": table["seeds"].map("{:.0f}".format), "difference, points": (100 * table["difference"]).map("{:+.1f}".format),
+        "its interval": _range(table["difference_low"], table["difference_high"], "+"),
+        "p (Holm)": table["p"].map(lambda p: "–" if np.isnan(p) else _p_text(p)), "verdict": word,
+        "calibration error": table["ece"].map("{:.1%}".format),
+    }).rename_axis("model")  # fmt: skip
+
+
+def _range(low, high, sign=""):
+    return (100 * low).map(f"{{:{sign}.1f}}".format) + " to " + (100 * high).map(f"{{:{sign}.1f}}".format)
 
 
 def _p_text(p):

@@ -1,13 +1,19 @@
 """Where a model looks: input gradients, and how well a map or a part hits an annotated box or part."""
 
+import contextlib
+
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
+from scipy.stats import hypergeom
 from torch import nn
 
 from .errors import ConfigError
 
 OBJECTIVES = ("loss", "logit")
+METHODS = ("gradient", "SmoothGrad", "integrated gradients", "Grad-CAM")
+WINDOW = 16  # pixels: the square around a part's point that counts as the part
 
 
 def input_gradient(
@@ -36,25 +42,64 @@ def fgsm(
     return moved.clamp(-mean / deviation, (1 - mean) / deviation)
 
 
-def _gradient(model, images, labels, objective):
-    if objective not in OBJECTIVES:
-        raise ConfigError(f"unknown objective {objective!r}: choose one of {', '.join(OBJECTIVES)}")
-    training, frozen = model.training, [p for p in model.parameters() if p.requires_grad]
+def attribute(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, method: str = "gradient", samples: int = 16
+) -> torch.Tensor:
+    """What speaks for the logit of `labels`, by one of METHODS: maps (B, H, W), absolute values summed over the channels.
+
+    SmoothGrad (Smilkov et al. 2017; noise of 0.15 of the image's range) and integrated gradients (Sundararajan et al. 2017;
+    from the mean colour) take `samples` gradients; Grad-CAM (Selvaraju et al. 2017) weighs the last convolution's maps, so
+    it is for the CNN. From captum, but for the gradient itself. Raises ConfigError, listing the methods that fit.
+    """
+    known = METHODS if hasattr(model, "layer4") else METHODS[:-1]
+    if method not in known:
+        raise ConfigError(f"unknown method {method!r} for this model: choose one of {', '.join(known)}")
+    if method == "gradient":
+        return input_gradient(model, images, labels, "logit")
+    from captum import attr  # slow to import
+
+    with _frozen(model), torch.random.fork_rng():
+        torch.manual_seed(0)
+        images = images.detach().requires_grad_()
+        if method == "Grad-CAM":
+            maps = attr.LayerGradCam(model, model.layer4).attribute(images, labels, relu_attributions=True)
+            return F.interpolate(maps.detach(), images.shape[-2:], mode="bilinear")[:, 0]
+        if method == "SmoothGrad":
+            noise = 0.15 * (images.max() - images.min()).item()
+            smooth = attr.NoiseTunnel(attr.Saliency(model))
+            maps = smooth.attribute(images, nt_samples=samples, nt_samples_batch_size=1, stdevs=noise, target=labels, abs=False)
+        else:
+            integrate = attr.IntegratedGradients(model)
+            maps = integrate.attribute(images, target=labels, n_steps=samples, internal_batch_size=len(images))
+    return maps.detach().abs().sum(dim=1)
+
+
+@contextlib.contextmanager
+def _frozen(model):
+    """Evaluation mode, and no gradient for the weights: it would cost as much again."""
+    training, weights = model.training, [p for p in model.parameters() if p.requires_grad]
     model.eval().requires_grad_(False)
     try:
         with torch.enable_grad():
-            images = images.detach().requires_grad_()
-            logits = model(images)
-            labels = logits.argmax(-1) if labels is None else labels
-            if objective == "loss":
-                target = F.cross_entropy(logits, labels, reduction="sum")
-            else:
-                target = logits.gather(1, labels[:, None]).sum()
-            return torch.autograd.grad(target, images)[0]
+            yield
     finally:
         model.train(training)
-        for parameter in frozen:
+        for parameter in weights:
             parameter.requires_grad_()
+
+
+def _gradient(model, images, labels, objective):
+    if objective not in OBJECTIVES:
+        raise ConfigError(f"unknown objective {objective!r}: choose one of {', '.join(OBJECTIVES)}")
+    with _frozen(model):
+        images = images.detach().requires_grad_()
+        logits = model(images)
+        labels = logits.argmax(-1) if labels is None else labels
+        if objective == "loss":
+            target = F.cross_entropy(logits, labels, reduction="sum")
+        else:
+            target = logits.gather(1, labels[:, None]).sum()
+        return torch.autograd.grad(target, images)[0]
 
 
 def box_mask(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -87,15 +132,43 @@ def patch_boxes(parts: np.ndarray, cols: int, patch_size: int, stride: int) -> n
     return np.stack([x, y, np.full_like(x, patch_size), np.full_like(x, patch_size)], -1)
 
 
-def part_distances(boxes: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How close selected patches come to annotated parts.
+def map_hits(maps: np.ndarray, boxes: np.ndarray, points: np.ndarray) -> pd.DataFrame:
+    """How maps (B, H, W) lie on the birds: a row an image.
 
-    boxes: (B, K, 4) from `patch_boxes`. points: (B, M, 2) x y in pixels, nan where a part is not visible.
-    Returns distance (B, M) in pixels from each point to the nearest patch centre, and hit (B, M), whether any patch
-    holds the point; nan for a point that is not visible.
+    boxes: (B, 4). points: (B, P, 2) x y in pixels, nan where a part is not visible or does not count.
+    Columns: peak (whether the largest value lies in the box), box (share of the map in the box), part (share of the map
+    within the box that lies in WINDOW-wide squares around the points, nan where there is none); box_chance and part_chance:
+    the same shares of a map that is even.
     """
-    boxes, points = np.asarray(boxes, dtype=float)[:, None], np.asarray(points, dtype=float)[:, :, None]
-    distance = np.linalg.norm(boxes[..., :2] + boxes[..., 2:] / 2 - points, axis=-1).min(-1)
-    offset = points - boxes[..., :2]
-    inside = ((offset >= 0) & (offset < boxes[..., 2:])).all(-1).any(-1)
-    return distance, np.where(np.isnan(distance), np.nan, inside)
+    windows = np.concatenate([np.nan_to_num(points, nan=-1e6) - WINDOW / 2, np.full_like(points, WINDOW)], -1)
+    size, bird = maps.shape[1:], box_mask(boxes, maps.shape[1:])
+    on_part = np.stack([box_mask(windows[:, p], size) for p in range(points.shape[1])]).any(0) & bird
+    counts = on_part.any((1, 2))
+    found = {"peak": pointing_game(maps, boxes), "box": energy_in_box(maps, boxes), "box_chance": bird.mean((1, 2))}
+    for name, values in (("part", np.asarray(maps, dtype=float)), ("part_chance", bird.astype(float))):
+        inside = (values * bird).sum((1, 2))
+        found[name] = np.where(counts, (values * on_part).sum((1, 2)) / np.where(inside > 0, inside, 1), np.nan)
+    return pd.DataFrame(found)
+
+
+def selection_hits(parts: np.ndarray, patches: np.ndarray, boxes: np.ndarray, points: np.ndarray) -> pd.DataFrame:
+    """How selected patches lie on the birds: a row an image.
+
+    parts: (B, K) patch indices. patches: (N, 4), the box of every patch, from `patch_boxes`. boxes, points: as for `map_hits`.
+    Columns: bird (share of the selected patches whose centre lies in the box), part (1 if any of them holds one of the
+    points, else 0; nan where there is none); bird_chance and part_chance: what as many different patches, drawn at random,
+    would get.
+    """
+    centre, corner, points = patches[:, :2] + patches[:, 2:] / 2, patches[:, None, :2], points[:, None]
+    low, high = boxes[:, None, :2], boxes[:, None, :2] + boxes[:, None, 2:]
+    on_bird = ((centre >= low) & (centre < high)).all(-1)  # (B, N)
+    offset = points - corner
+    on_part = ((offset >= 0) & (offset < patches[:, None, 2:])).all(-1).any(-1)  # (B, N)
+    bird, part = (np.take_along_axis(truth, parts, axis=1) for truth in (on_bird, on_part))
+    different = np.array([len(set(row)) for row in parts.tolist()])
+    missed = hypergeom.pmf(0, len(patches), on_part.sum(1), different)
+    counts = ~np.isnan(points).any(-1).all((1, 2))
+    return pd.DataFrame({
+        "bird": bird.mean(1), "part": np.where(counts, part.any(1), np.nan),
+        "bird_chance": on_bird.mean(1), "part_chance": np.where(counts, 1 - missed, np.nan),
+    })  # fmt: skip

@@ -30,12 +30,12 @@ from .datasets import batches, open_splits, training_batches
 from .errors import ConfigError, DataError, StorageError, TrainingError
 from .files import write_whole
 from .losses import contrastive
-from .resnet import resnet18
+from .resnet import CNNS, efficientnet_lite0, resnet18
 from .results import Run
 from .vit import PRESETS, VisionTransformer
 from .weights import load_pretrained
 
-MODELS = ("resnet18", *PRESETS)
+MODELS = (*CNNS, *PRESETS)
 
 
 def build_model(experiment: Experiment, num_classes: int) -> nn.Module:
@@ -45,9 +45,11 @@ def build_model(experiment: Experiment, num_classes: int) -> nn.Module:
     """
     if experiment.model not in MODELS:
         raise ConfigError(f"unknown model {experiment.model!r}: choose one of {', '.join(MODELS)}")
-    if experiment.model == "resnet18":
+    if experiment.model in CNNS:
         if experiment.fusion or experiment.contrastive or experiment.head != "cls":
-            raise ConfigError("fusion, head and contrastive are options of the ViT: resnet18 has none of them")
+            raise ConfigError(f"fusion, head and contrastive are options of the ViT: {experiment.model} has none of them")
+        if experiment.model == "efficientnet_lite0":
+            return efficientnet_lite0(num_classes, pretrained=bool(experiment.weights))
         model = resnet18(num_classes)
     else:
         names = ("image_size", "stride", "fusion", "top_k", "rank", "head", "dropout")

@@ -1,12 +1,17 @@
+import threading
+import time
+
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from fgvc_lib import ablation as module
-from fgvc_lib.ablation import ablate, grid, jobs, progress, read_records, rerun, write_records
+from fgvc_lib.ablation import ablate, grid, jobs, looks, plan, progress, read_records, rerun, write_records
 from fgvc_lib.config import PROFILES
 from fgvc_lib.errors import ConfigError, DataError
 from fgvc_lib.results import bootstrap, expected_calibration_error, summary
+from fgvc_lib.training import fit
 
 
 @pytest.fixture
@@ -23,6 +28,26 @@ def test_every_row_of_the_grid_is_another_experiment():
     rows = grid(PROFILES["quick"])
     assert len({row.hash() for row in rows.values()}) == len(rows) >= 18
     assert len(jobs(rows)) == 5 * len(rows)
+
+
+def test_photographs_have_a_grid_of_their_own(tmp_path):
+    rows, seeds, file = plan(PROFILES["quick"].replace(data=str(tmp_path / "photos")))
+    assert file.name == "photos.parquet" and seeds == (0, 1, 2)
+    assert all(f"{name}, from scratch" in rows for name in rows if "scratch" not in name)
+    assert rows["EfficientNet-Lite0"].weights and not any(rows[name].weights for name in rows if "scratch" in name)
+    rows, seeds, file = plan(PROFILES["quick"])
+    assert file.name == "quick.parquet" and len(seeds) == 5 and "PSM random" in rows
+
+
+def test_looks_of_a_run_on_annotated_birds(birds, runs, tiny):
+    run = fit(tiny.replace(data=str(birds), image_size=64, resize_size=72), progress=False)
+    hits = looks(run)
+    assert len(hits) == len(run.predictions) and hits.columns.str.match("map_|selected_").all()
+    rates = hits.drop(columns=["map_peak"]).mean()
+    assert ((rates >= 0) & (rates <= 1)).all() and hits["map_box"].gt(0).all()
+    other = looks(run, "integrated gradients")
+    assert not other["map_box"].equals(hits["map_box"]) and other["selected_bird"].equals(hits["selected_bird"])
+    assert looks(fit(tiny, progress=False)).empty  # no boxes, no columns
 
 
 def test_a_grid_with_an_unknown_option():
@@ -49,7 +74,7 @@ def test_records_survive_the_file(records, tmp_path):
     [
         (lambda path, records: None, "cannot be read"),
         (lambda path, records: path.write_bytes(b"junk"), "cannot be read"),
-        (lambda path, records: records.attrs.update(schema=99) or write_records(records, path), "has schema 99.*reads 1"),
+        (lambda path, records: records.attrs.update(schema=99) or write_records(records, path), "has schema 99.*reads 2"),
     ],
 )
 def test_records_that_cannot_be_used(records, tmp_path, spoil, words):
@@ -108,3 +133,32 @@ def test_bootstrap_covers_images_and_seeds():
 def test_calibration_by_hand():
     frame = pd.DataFrame({"label": [0, 0, 0, 0], "prediction": [0, 1, 0, 0], "probability": [0.75, 0.75, 0.95, 0.95]})
     assert expected_calibration_error(frame, bins=10) == pytest.approx((abs(0.5 - 0.75) + abs(1 - 0.95)) / 2)
+
+
+def test_on_ray_a_worker_dies_and_no_run_is_lost_or_run_twice(tiny, runs, monkeypatch):
+    ray = pytest.importorskip("ray")
+    rows = {f"row {n}": tiny.replace(steps=60, log_every=10, checkpoint_every=10, lr=0.01 * n) for n in (1, 2, 3, 4)}
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    killed = []
+
+    def kill_one_that_trains():
+        while not killed:
+            for worker in psutil.process_iter(["name", "cmdline"]):
+                if "ray::_task" in " ".join(worker.info["cmdline"] or []) and list(runs.glob("*/checkpoint.pt")):
+                    worker.kill()
+                    killed.append(worker.pid)
+                    return
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill_one_that_trains, daemon=True)
+    killer.start()
+    try:
+        records = ablate(rows, seeds=(0,), ray_address="local")
+    finally:
+        killed.append(None)
+        ray.shutdown()
+    assert killed[0] is not None
+    assert len(records) == 4 * 6 and len(list(runs.glob("*/environment.json"))) == 4
+    for name, row in rows.items():  # the one that was killed went on from its checkpoint, to the same result
+        again = fit(row, progress=False, runs=runs / "again")
+        np.testing.assert_array_equal(again.predictions["prediction"], records.loc[records["row"] == name, "prediction"])

@@ -6,7 +6,18 @@ from torch import nn
 from fgvc_lib.datasets import IMAGENET
 from fgvc_lib.errors import ConfigError
 from fgvc_lib.resnet import resnet18
-from fgvc_lib.saliency import box_mask, energy_in_box, fgsm, input_gradient, part_distances, patch_boxes, pointing_game
+from fgvc_lib.saliency import (
+    METHODS,
+    attribute,
+    box_mask,
+    energy_in_box,
+    fgsm,
+    input_gradient,
+    map_hits,
+    patch_boxes,
+    pointing_game,
+    selection_hits,
+)
 from fgvc_lib.vit import VisionTransformer, ViTConfig
 
 
@@ -76,10 +87,72 @@ def test_maps_and_boxes_by_hand():
     assert energy_in_box(maps, boxes).tolist() == [0.75, 0.0]  # an empty map has no energy anywhere
 
 
-def test_parts_by_hand():
+def test_patches_by_hand():
     boxes = patch_boxes(np.array([[0, 5]]), cols=4, patch_size=16, stride=12)
     assert boxes.tolist() == [[[0, 0, 16, 16], [12, 12, 16, 16]]]
-    points = np.array([[[8.0, 8.0], [20.0, 23.0], [40.0, 20.0], [np.nan, np.nan]]])
-    distance, hit = part_distances(boxes, points)
-    np.testing.assert_allclose(distance, [[0, 3, 20, np.nan]])
-    np.testing.assert_array_equal(hit, [[1, 1, 0, np.nan]])
+
+
+def test_selections_by_hand():
+    patches = patch_boxes(range(9), cols=3, patch_size=16, stride=16)  # side by side on 48 x 48
+    boxes = np.array([[0.0, 0, 32, 32], [0, 0, 32, 32]])
+    nowhere = [np.nan, np.nan]
+    points = np.array([[[20.0, 4.0], nowhere], [nowhere, nowhere]])  # in patch 1; no part visible
+    hits = selection_hits(np.array([[1, 1, 8], [0, 1, 4]]), patches, boxes, points)
+    np.testing.assert_allclose(hits["bird"], [2 / 3, 1])
+    np.testing.assert_allclose(hits["part"], [1, np.nan])
+    np.testing.assert_allclose(hits["bird_chance"], [4 / 9, 4 / 9])
+    np.testing.assert_allclose(hits["part_chance"], [2 / 9, np.nan])  # two different patches of nine
+    assert selection_hits(np.array([[0, 2, 8], [0, 1, 4]]), patches, boxes, points)["part"][0] == 0
+
+
+def test_chance_is_what_random_patches_get():
+    rng = np.random.default_rng(0)
+    patches = patch_boxes(range(36), cols=6, patch_size=16, stride=12)
+    boxes = np.tile([10.0, 12, 30, 40], (4_000, 1))
+    points = np.tile([[30.0, 33.0], [14.0, 50.0]], (4_000, 1, 1))
+    parts = np.stack([rng.permutation(36)[:4] for _ in range(4_000)])
+    hits = selection_hits(parts, patches, boxes, points).mean()
+    assert hits["bird"] == pytest.approx(hits["bird_chance"], abs=0.02)
+    assert hits["part"] == pytest.approx(hits["part_chance"], abs=0.03) and 0.2 < hits["part"] < 0.9
+
+
+def test_map_hits_by_hand():
+    maps = np.zeros((2, 32, 32))
+    maps[0, 4, 4], maps[0, 20, 20], maps[0, 31, 31] = 3, 1, 4  # in a part's square, elsewhere on the bird, beside it
+    boxes = np.array([[0.0, 0, 24, 24], [0, 0, 16, 32]])
+    points = np.array([[[4.0, 4.0]], [[np.nan, np.nan]]])
+    hits = map_hits(maps, boxes, points)
+    assert hits["peak"].tolist() == [False, True] and hits["box"].tolist() == [0.5, 0]
+    np.testing.assert_allclose(hits["part"], [0.75, np.nan])
+    np.testing.assert_allclose(hits["part_chance"], [12 * 12 / 24**2, np.nan])  # half of the square lies in the picture
+    np.testing.assert_allclose(hits["box_chance"], [(24 / 32) ** 2, 0.5])
+    even = map_hits(np.ones((2, 32, 32)), boxes, points)
+    np.testing.assert_allclose(even["part"][0], even["part_chance"][0])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_explains_the_logit_of_the_label(method):
+    torch.manual_seed(0)
+    model, images, labels = resnet18(3).train(), torch.randn(2, 3, 64, 64), torch.tensor([0, 2])
+    state = torch.random.get_rng_state()
+    maps = attribute(model, images, labels, method, samples=4)
+    assert maps.shape == (2, 64, 64) and (maps >= 0).all() and (maps > 0).any() and not maps.requires_grad
+    assert torch.equal(maps, attribute(model, images, labels, method, samples=4))
+    assert not torch.allclose(maps, attribute(model, images, labels.flip(0), method, samples=4))
+    assert model.training and all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_integrated_gradients_of_a_linear_model_are_exact():
+    torch.manual_seed(0)
+    model, images = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2)), torch.randn(2, 3, 8, 8)
+    weight = model[1].weight[1].reshape(3, 8, 8)
+    expected = (weight * images).abs().sum(1)
+    assert torch.allclose(attribute(model, images, torch.tensor([1, 1]), "integrated gradients", 4), expected, atol=1e-5)
+
+
+def test_grad_cam_needs_a_convolution():
+    model = VisionTransformer(ViTConfig(image_size=32, dim=32, depth=2, heads=4, mlp_dim=64, num_classes=3, fusion=None))
+    assert attribute(model, torch.randn(1, 3, 32, 32), torch.tensor([1]), "SmoothGrad", 2).shape == (1, 32, 32)
+    with pytest.raises(ConfigError, match="'Grad-CAM' for this model: choose one of gradient, SmoothGrad"):
+        attribute(model, torch.randn(1, 3, 32, 32), torch.tensor([1]), "Grad-CAM")

@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,16 @@ def test_a_missing_query_is_named(tmp_path):
     np.savez(tmp_path / "missing.npz", **{key: value for key, value in google_arrays(PLAIN).items() if key != name})
     with pytest.raises(WeightsError, match="encoderblock_0/MultiHeadDotProductAttention_1"):
         load_pretrained(VisionTransformer(PLAIN), tmp_path / "missing.npz")
+
+
+def test_a_file_that_is_not_the_one_of_its_card(tmp_path):
+    path = tmp_path / "w.safetensors"
+    safetensors.torch.save_file(VisionTransformer(PLAIN).state_dict(), path)
+    path.with_suffix(".md").write_text(f"SHA-256 | {hashlib.sha256(path.read_bytes()).hexdigest()}")
+    load_pretrained(VisionTransformer(PLAIN), path)
+    path.with_suffix(".md").write_text("SHA-256 | 0123")
+    with pytest.raises(WeightsError, match="w.safetensors has not the SHA-256 that w.md gives"):
+        load_pretrained(VisionTransformer(PLAIN), path)
 
 
 def test_unreadable_files(tmp_path):
