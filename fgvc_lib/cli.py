@@ -99,7 +99,7 @@ def rerun(row: tyro.conf.Positional[str], seed: int = 0) -> None:
 
 
 def bench(setting: tyro.conf.OmitArgPrefixes[BenchSetting], quick: bool = False, json: Path | None = None) -> None:
-    """Measure what part selection costs beside the plain ViT and a dense implementation (--quick: a smaller model)."""
+    """Measure what part selection costs beside the plain ViT and a dense implementation; --quick: in under 3 minutes."""
     from . import plots
     from .bench import bench as measure
     from .bench import environment, growth, loading, readable, resolve

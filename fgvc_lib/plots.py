@@ -288,7 +288,7 @@ def cost(table: pd.DataFrame, floor: float) -> Figure:
         axes[0].vlines(x, frame["train_low"], frame["train_high"], color=style["color"], linewidth=1)
         axes[1].plot(frame["patches"], frame["memory_mb"] / 1e3, label=row, **style)
     axes[0].axhline(floor, color="black", linestyle="--", linewidth=1)
-    axes[0].text(table["patches"].min(), floor - 0.06, f"floor {floor:.3f}", va="top", fontsize=8)
+    axes[0].text(table["patches"].mean(), floor - 0.04, f"floor {floor:.3f}", va="top", fontsize=8)
     sizes = table.drop_duplicates("patches")
     for axis in axes:
         axis.set_xticks(
