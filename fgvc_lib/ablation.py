@@ -109,8 +109,8 @@ def _task(experiment, project, runs):
 
 
 def looks(run: Run, method: str | None = None) -> pd.DataFrame:
-    """Where a finished run looks, a row a test image in the order of its predictions: `map_hits` of its input gradient, or of
-    what another method of `saliency.attribute` says (columns map_...), and, if it selects, `selection_hits` of its parts
+    """Where a finished run looks, a row a test image in the order of its predictions: `map_hits` of its input gradient, or
+    of what another method of `saliency.attribute` says (columns map_...), and, if it selects, `selection_hits` of its parts
     (selected_...). No columns for data without boxes."""
     experiment = run.experiment
     model, (_, test) = load_model(run), open_splits(experiment)
@@ -131,8 +131,8 @@ def looks(run: Run, method: str | None = None) -> pd.DataFrame:
 
 
 def collect(runs: dict[tuple[str, int], Run]) -> pd.DataFrame:
-    """The records of finished runs: a line a (row, seed, test image), columns row, seed, those of `Run.predictions` and those
-    of `looks`; in `attrs`, how each run was made."""
+    """The records of finished runs: a line a (row, seed, test image), columns row, seed, those of `Run.predictions` and
+    those of `looks`; in `attrs`, how each run was made."""
     frames = []
     for (name, seed), run in tqdm(runs.items(), "where they look", unit="run"):
         frames.append(run.predictions.join(looks(run)).assign(row=name, seed=seed))

@@ -32,9 +32,9 @@ def claims(records: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
         _verdict(1 - row["train_high"], 1 - row["train_low"]),
     ))  # fmt: skip
     part, even = (table_of(records, "ResNet-18", name) for name in ("map_part", "map_part_chance"))
-    _, low, high = interval(part - even)
-    measured = (f"{interval(part)[0]:.1%} of its gradient on the bird lies on the parts that count, {interval(even)[0]:.1%} if it "
-                f"lay evenly; {_points(interval(part - even))}")  # fmt: skip
+    _, low, high = more = interval(part - even)
+    measured = (f"{interval(part)[0]:.1%} of its gradient on the bird lies on the parts that count, "
+                f"{interval(even)[0]:.1%} if it lay evenly: {_points(more)}")  # fmt: skip
     found.append(("The CNN looks at the object, not at the fine differences", "roughly at the object", measured,
                   _verdict(-high, -low)))  # fmt: skip
     return pd.DataFrame(found, columns=["claim", "course report", "measured here", "verdict"]).set_index("claim")
@@ -90,10 +90,13 @@ def selections(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def gradients(records: pd.DataFrame) -> pd.DataFrame:
-    """Where the input gradients lie, a row a row of the records: pointing game, share in the box and on the parts that count."""
+    """Where the input gradients lie, a row a row of the records: pointing game, shares in the box and on parts that count."""
     found = {}
     for name in records["row"].unique():
-        mean = {column: interval(table_of(records, name, f"map_{column}")) for column in ("peak", "box", "box_chance", "part", "part_chance")}
+        mean = {
+            column: interval(table_of(records, name, f"map_{column}"))
+            for column in ("peak", "box", "box_chance", "part", "part_chance")
+        }
         found[name] = {
             "largest value on the bird": _percent(mean["peak"]),
             "gradient in the box": _percent(mean["box"]), "chance": f"{mean['box_chance'][0]:.1%}",
@@ -127,48 +130,49 @@ def pretraining(photos: pd.DataFrame) -> pd.DataFrame:
 
 def page(records: pd.DataFrame, photos: pd.DataFrame, cost: pd.DataFrame) -> str:
     """RESULTS.md, all of it from records."""
-    made = records.attrs["runs"]
-    first, table = made[0], summary(records, PLAIN)
-    about = first["environment"]
-    images, seeds = int(table["images"].max()), int(table["seeds"].max())
-    photo_table = summary(photos, PLAIN)
+    made, table, photo_table = records.attrs["runs"], summary(records, PLAIN), summary(photos, PLAIN)
+    about, minutes = made[0]["environment"], sum(entry["environment"]["seconds"] for entry in made) / 60
+    seeds, photo_seeds = int(table["seeds"].max()), int(photo_table["seeds"].max())
+    photo_classes = photos.attrs["runs"][0]["environment"]["classes"]
     return f"""# Results
 
-Made from the records in `data/results/` and `data/bench/` by `make report`; every row can be run again with
-`python -m fgvc_lib rerun ROW`. Intervals are 95 %, bootstrapped over seeds and test images together; differences are paired by
-seed and image.
+Made by `make report` from the records in `data/results/` and `data/bench/`. Every row can be run again:
+`python -m fgvc_lib rerun ROW`. Intervals are 95 %, bootstrapped over seeds and test images together; differences
+are paired by seed and image.
 
 ## The claims of the course report
 
-On the built-in birds: {about["classes"]} species, {images:,} test images, {seeds} seeds a row. The course report shows one run each, and
-does not name its data set.
+On the built-in birds: {about["classes"]} species, {table["images"].max():,.0f} test images, {seeds} seeds a row.
+The course report shows one run each, and does not name its data set.
 
 {markdown(claims(records, cost))}
 
 ## The ablation
 
-All rows share data, schedule and seeds; each differs from another in what its name says. Differences are to `{PLAIN}`, p values
-corrected for {len(table) - 1} comparisons (Holm). Pre-trained weights are those of `data/weights/`, from the world of built-in birds
-that shares no species with this one. {len(made)} runs, {sum(entry["environment"]["seconds"] for entry in made) / 60:.0f} minutes
-on {about["threads"]} threads of {about["device"]}, torch {about["versions"]["torch"]}.
+All rows share data, schedule and seeds; each differs from another in what its name says. All but EfficientNet-Lite0,
+which has seen ImageNet, start from `data/weights/`, pre-trained on built-in birds of other species. Differences are to
+`{PLAIN}`; p values are corrected for {len(table) - 1} comparisons (Holm). {len(made)} runs, {minutes:.0f} minutes of
+training on {about["threads"]} threads ({about["device"]}), torch {about["versions"]["torch"]}.
 
 {markdown(readable_summary(table))}
 
 ## Do they look at the right place?
 
-Selected patches: the share whose centre lies on the bird, and the share of images in which one of them holds a visible part that sets the
-species apart from its siblings. Chance: as many different patches drawn at random. The last column is an association, not a cause.
+Selected patches: the share whose centre lies on the bird, and the share of images in which one of them holds a visible
+part that sets the species apart from its siblings. Chance: as many different patches drawn at random. The last column is
+an association, not a cause: both may come from an easy picture.
 
 {markdown(selections(records))}
 
-Input gradients (of the loss): the pointing game, the share in the bird's box, and, of that, the share in the 16-pixel squares around the
-parts that count, beside what an even map would get.
+Input gradients of the loss: the pointing game, the share in the bird's box, and, of that, the share in the 16-pixel
+squares around the parts that count, beside what an even map would get.
 
 {markdown(gradients(records))}
 
 ## Real photographs
 
-{int(photo_table["images"].max()):,} test images of {photos.attrs["runs"][0]["environment"]["classes"]} bird species, {int(photo_table["seeds"].max())} seeds a row; differences are to `{PLAIN}`.
+{photo_table["images"].max():,.0f} test images of {photo_classes} bird species, {photo_seeds} seeds a row; differences are
+to `{PLAIN}`.
 
 {markdown(readable_summary(photo_table))}
 
@@ -176,9 +180,9 @@ What pre-training is worth there: on the built-in birds for all models but Effic
 
 {markdown(pretraining(photos))}
 
-Without ImageNet weights these rows say what part selection does to a small ViT that has seen only drawings before. They cannot say what
-it does to a ViT-B/16 that has seen fourteen million photographs, which is what the course report's 89.90 % rest on. The row that has
-seen ImageNet shows how much of a result like that is pre-training.
+Without ImageNet weights these rows say what part selection does to a small ViT that has seen only drawings before. They
+cannot say what it does to a ViT-B/16 that has seen fourteen million photographs, which is what the course report's
+89.90 % rest on. The row that has seen ImageNet shows how much of a result like that is pre-training.
 """
 
 

@@ -196,11 +196,13 @@ def look(picture: np.ndarray, heat: np.ndarray, parts: np.ndarray, patch_size: i
 
 
 def accuracy_bars(table: pd.DataFrame) -> Figure:
-    """`results.results_table` (one run a row) or `results.summary` (several seeds) as horizontal bars with their intervals."""
+    """`results.results_table` (one run a row) or `results.summary` (several seeds) as bars with their intervals."""
     figure, axis = _axes(8, 0.42 * len(table) + 0.9)
     table = table[::-1]
     error = np.abs(table[["low", "high"]].to_numpy() - table[["accuracy"]].to_numpy()).T
-    axis.barh(table.index, table["accuracy"], xerr=error, color=[_family(name) for name in table.index], capsize=3, height=0.65)
+    axis.barh(
+        table.index, table["accuracy"], xerr=error, color=[_family(name) for name in table.index], capsize=3, height=0.65
+    )
     for place, (accuracy, high) in enumerate(zip(table["accuracy"], table["high"], strict=True)):
         axis.text(high + 0.01, place, f"{accuracy:.1%}", va="center", fontsize=9)
     kind, seeds = ("bootstrap", int(table["seeds"].max())) if "seeds" in table else ("Wilson", 1)
@@ -218,13 +220,20 @@ def differences(table: pd.DataFrame, reference: str) -> Figure:
     for place, (name, row) in enumerate(table.iterrows()):
         low, middle, high = (100 * row[key] for key in ("difference_low", "difference", "difference_high"))
         clear = row["p"] < 0.05
-        style = {"color": _family(name), "marker": "o", "markersize": 7, "markerfacecolor": _family(name) if clear else "white"}
+        style = {
+            "color": _family(name),
+            "marker": "o",
+            "markersize": 7,
+            "markerfacecolor": _family(name) if clear else "white",
+        }
         axis.plot([low, high], [place, place], color=_family(name), linewidth=2)
         axis.plot(middle, place, **style)
     axis.axvline(0, color="black", linewidth=1)
     axis.set_yticks(range(len(table)), table.index)
     seeds, images = int(table["seeds"].max()), int(table["images"].max())
-    axis.set(xlabel=f"points more than {reference}, 95 % interval, {seeds} seeds x {images:,} images; filled: p < 0.05 (Holm)")
+    axis.set(
+        xlabel=f"points more than {reference}, 95 % interval, {seeds} seeds x {images:,} images; filled: p < 0.05 (Holm)"
+    )
     axis.xaxis.label.set_fontsize(9)
     return figure
 

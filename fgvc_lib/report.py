@@ -30,8 +30,8 @@ def build_report() -> Path:
 
     The profile and the data are those of `config.active_experiment`. The report on the built-in birds in profile
     `quick` is the committed one: only then the notebooks themselves and figures/ are written too; otherwise the
-    executed notebooks and the figures stay below build/report/, since a photograph may not be ours to publish. RESULTS.md is made
-    anew with it, from the records.
+    executed notebooks and the figures stay below build/report/, since a photograph may not be ours to publish.
+    RESULTS.md is made anew with it, from the records.
     Raises ReportError, naming notebook and cell, where one fails.
     """
     experiment = active_experiment()

@@ -1,4 +1,4 @@
-"""The CNNs: torchvision's ResNet-18, the baseline, and EfficientNet-Lite0, whose ImageNet weights come as a Python package."""
+"""The CNNs: ResNet-18, the baseline, and EfficientNet-Lite0, whose ImageNet weights come as a Python package."""
 
 import torch
 import torchvision

@@ -185,10 +185,15 @@ def summary(records: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 def readable_summary(table: pd.DataFrame) -> pd.DataFrame:
     """`summary` as text; differences in points, with a word for those that can be told from the reference."""
-    word = np.select([table["p"] >= 0.05, table["difference"] > 0, table["difference"] < 0], ["not distinguishable", "better", "worse"], "–")
+    word = np.select(
+        [table["p"] >= 0.05, table["difference"] > 0, table["difference"] < 0],
+        ["not distinguishable", "better", "worse"],
+        "–",
+    )
     return pd.DataFrame({
         "test accuracy": table["accuracy"].map("{:.1%}".format), "95 % interval": _range(table["low"], table["high"]),
-        "seeds": table["seeds"].map("{:.0f}".format), "difference, points": (100 * table["difference"]).map("{:+.1f}".format),
+        "seeds": table["seeds"].map("{:.0f}".format),
+        "difference, points": (100 * table["difference"]).map("{:+.1f}".format),
         "its interval": _range(table["difference_low"], table["difference_high"], "+"),
         "p (Holm)": table["p"].map(lambda p: "–" if np.isnan(p) else _p_text(p)), "verdict": word,
         "calibration error": table["ece"].map("{:.1%}".format),

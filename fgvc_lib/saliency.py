@@ -67,7 +67,9 @@ def attribute(
         if method == "SmoothGrad":
             noise = 0.15 * (images.max() - images.min()).item()
             smooth = attr.NoiseTunnel(attr.Saliency(model))
-            maps = smooth.attribute(images, nt_samples=samples, nt_samples_batch_size=1, stdevs=noise, target=labels, abs=False)
+            maps = smooth.attribute(
+                images, nt_samples=samples, nt_samples_batch_size=1, stdevs=noise, target=labels, abs=False
+            )
         else:
             integrate = attr.IntegratedGradients(model)
             maps = integrate.attribute(images, target=labels, n_steps=samples, internal_batch_size=len(images))
@@ -154,7 +156,7 @@ def map_hits(maps: np.ndarray, boxes: np.ndarray, points: np.ndarray) -> pd.Data
 def selection_hits(parts: np.ndarray, patches: np.ndarray, boxes: np.ndarray, points: np.ndarray) -> pd.DataFrame:
     """How selected patches lie on the birds: a row an image.
 
-    parts: (B, K) patch indices. patches: (N, 4), the box of every patch, from `patch_boxes`. boxes, points: as for `map_hits`.
+    parts: (B, K) patch indices. patches: (N, 4), every patch's box, from `patch_boxes`. boxes, points: as for `map_hits`.
     Columns: bird (share of the selected patches whose centre lies in the box), part (1 if any of them holds one of the
     points, else 0; nan where there is none); bird_chance and part_chance: what as many different patches, drawn at random,
     would get.

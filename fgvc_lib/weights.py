@@ -84,7 +84,9 @@ def read_weights(path) -> dict[str, torch.Tensor]:
         raise WeightsError(f"the weights file {path} is missing: `make data` fetches it, or put it there by hand")
     card = path.with_suffix(".md")  # of those that `pretrain` writes
     if card.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() not in card.read_text():
-        raise WeightsError(f"{path} has not the SHA-256 that {card.name} gives: restore both, or run `python -m fgvc_lib pretrain`")
+        raise WeightsError(
+            f"{path} has not the SHA-256 that {card.name} gives: restore both, or run `python -m fgvc_lib pretrain`"
+        )
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:

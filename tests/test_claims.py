@@ -32,7 +32,7 @@ def records(rates, hits=True):
     return table
 
 
-RATES = {name: 0.6 for name in report_rows(PROFILES["quick"])}
+RATES = dict.fromkeys(report_rows(PROFILES["quick"]), 0.6)
 COST = pd.DataFrame({"row": ["plain", "mul"], "train_ratio": [1, 0.93], "train_low": [1, 0.9], "train_high": [1, 0.96]})
 
 
@@ -52,7 +52,9 @@ def test_verdicts_follow_the_intervals(found):
 
 
 def test_verdicts_the_other_way():
-    verdict = claims(records(RATES | {"PSM mul": 0.4, "ViT, overlap": 0.3}), COST.assign(train_low=1.1, train_high=1.2))["verdict"]
+    verdict = claims(records(RATES | {"PSM mul": 0.4, "ViT, overlap": 0.3}), COST.assign(train_low=1.1, train_high=1.2))[
+        "verdict"
+    ]
     assert verdict["A ViT is far better than the CNN"] == verdict["`mul` is the best of the four fusions"] == "contradicted"
     assert verdict["The contrastive loss hurts"] == verdict["Part selection trains about 3 % faster"] == "contradicted"
     assert verdict["Part selection helps"] == "confirmed"
