@@ -90,7 +90,7 @@ def selections(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def gradients(records: pd.DataFrame) -> pd.DataFrame:
-    """Where the input gradients lie, a row a row of the records: pointing game, shares in the box and on parts that count."""
+    """Where the input gradients lie, a row a row of the records: the pointing game, shares in the box and on parts."""
     found = {}
     for name in records["row"].unique():
         mean = {
