@@ -29,13 +29,19 @@ PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve(setting: BenchSetting) -> BenchSetting:
-    """The setting with its device and batch size decided. Raises ConfigError for a device or model that does not exist."""
+    """The setting with its device and batch size decided. Raises ConfigError for anything in it that cannot be measured."""
     gpu = torch.cuda.is_available()
     device = ("cuda" if gpu else "cpu") if setting.device == "auto" else setting.device
     if device == "cuda" and not gpu:
-        raise ConfigError("device 'cuda' is not there: choose cpu, or auto")
-    if setting.model not in PRESETS:
-        raise ConfigError(f"unknown model {setting.model!r}: choose one of {', '.join(PRESETS)}")
+        raise ConfigError("device 'cuda' is not available: choose cpu, or auto")
+    choices = (("device", device, ("auto", "cpu", "cuda")), ("precision", setting.precision, PRECISIONS))
+    for name, value, known in (("model", setting.model, PRESETS), *choices):
+        if value not in known:
+            raise ConfigError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
+    if not setting.sizes or setting.repeats < 1 or setting.batch_size < 0:
+        raise ConfigError("bench needs at least one size, repeats of 1 or more and a batch_size of 0 (automatic) or more")
+    for size in setting.sizes:
+        PRESETS[setting.model].replace(image_size=size, stride=setting.stride)  # raises now, not after the sizes before it
     return dataclasses.replace(setting, device=device, batch_size=setting.batch_size or (16 if device == "cuda" else 1))
 
 
@@ -60,10 +66,11 @@ def bench(setting: BenchSetting) -> pd.DataFrame:
     """Measure every size and row of a setting, in turn: a row a (size, row).
 
     Columns: size (pixels), patches (N), row, problem ("" or why there are no numbers); train_s and infer_s (seconds a step,
-    medians), train_ratio and infer_ratio (of these medians to the plain ViT's), train_low and train_high (95 % interval of
-    train_ratio, bootstrapped over the rounds), images_s (trained a second), memory_mb (peak of a training step,
+    medians), train_ratio and infer_ratio (of these to the plain ViT's in the same rounds), train_low and train_high (95 %
+    interval of train_ratio, bootstrapped over the rounds), images_s (trained a second), memory_mb (peak of a training step,
     beyond weights, gradients and optimiser state). CPU memory is a fresh process's; a row that does not fit is not timed.
-    Raises ConfigError for a device or a model that does not exist.
+    The rows in DENSE take part in DENSE_REPEATS rounds only. Starts processes: call it below `if __name__ == "__main__"`.
+    Raises ConfigError for a setting that cannot be measured.
     """
     setting = resolve(setting)
     steps = len(ROWS) * (setting.repeats + 2) - len(DENSE) * max(0, setting.repeats - DENSE_REPEATS)

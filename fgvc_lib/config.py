@@ -125,10 +125,6 @@ class BenchSetting:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["no", "bf16", "fp16"] = "no"
 
-    def __post_init__(self):
-        if not self.sizes or min(self.repeats, self.batch_size + 1, *self.sizes) < 1:
-            raise ConfigError("bench needs at least one size, and sizes, repeats and batch_size that are not negative")
-
 
 def active_experiment() -> Experiment:
     """The profile that the environment variable PROFILE names (default `quick`), on the data folder DATA if set.

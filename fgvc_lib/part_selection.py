@@ -2,14 +2,14 @@
 
 All a rule needs is how the class token attends, one row of N+1 weights a layer and head, so the model's path
 (`class_row`, `fuse`, `select`) never holds an (N+1) x (N+1) map per layer. `fuse_dense` is the same thing on
-full attention maps, as the formulas are written in the report; the tests hold the two against each other.
+full attention maps, as the formulas are written in the course report; the tests hold the two against each other.
 """
 
 from collections.abc import Sequence
 
 import torch
 
-# The report's four; then attention rollout, the report's own suggestion for later, and FFVT's rule.
+# The course report's four; attention rollout; a low-rank fusion, which the course report suggests for later; FFVT's rule.
 FUSIONS = ("add", "matmul", "lastlayer", "mul", "rollout", "lowrank", "maws")
 
 # No rule but a control: as many patches, chosen blindly.
@@ -22,10 +22,12 @@ DOWNWARD = ("matmul", "rollout")
 CHUNK = 128
 
 
-def check_fusion(fusion: str) -> None:
-    """Raise ValueError, naming the known rules, if `fusion` is none of them."""
+def check_fusion(fusion: str, rank: int, layers: int) -> None:
+    """Raise ValueError, naming what is allowed, for an unknown rule or a rank that `layers` fused layers cannot have."""
     if fusion not in FUSIONS:
         raise ValueError(f"unknown fusion {fusion!r}: choose one of {', '.join(FUSIONS)}")
+    if not 1 <= rank <= layers:
+        raise ValueError(f"rank {rank} must lie between 1 and the number of fused layers, {layers}")
 
 
 def fuse_dense(
@@ -44,9 +46,9 @@ def fuse_dense(
         attention weight selection, FFVT, Wang et al. 2021).
     raw: for `maws`, layer L-1's scaled scores before the softmax, (B, K, N+1, N+1).
     Returns (B, K, N): how much the class token attends to each patch.
-    Raises ValueError for an unknown rule.
+    Raises ValueError for an unknown rule or a rank out of range.
     """
-    check_fusion(fusion)
+    check_fusion(fusion, rank, len(attentions))
     if fusion == "lowrank":
         u, s, v = torch.linalg.svd(torch.stack([a[:, :, 0, 1:] for a in attentions], dim=2), full_matrices=False)
         return (u[..., :rank] * s[..., None, :rank] @ v[..., :rank, :]).mean(dim=2)
@@ -87,11 +89,14 @@ def fuse(rows: Sequence[torch.Tensor], fusion: str, queries_keys: Sequence[tuple
     fusion: one of FUSIONS, or RANDOM. rank: for `lowrank`.
     Returns (B, K, N): what `fuse_dense` gives; for `mul` its logarithm, since the plain product of eleven softmax rows
     is about N^-11, zero in half precision, and would pick patch 0.
-    Raises ValueError for an unknown rule.
+    Raises ValueError for an unknown rule, a rank out of range, or queries and keys that are missing.
     """
     if fusion == RANDOM:
         return torch.rand_like(rows[-1])[:, :, 1:]
-    check_fusion(fusion)
+    check_fusion(fusion, rank, len(rows))
+    needed = len(rows) if fusion in DOWNWARD else int(fusion == "maws")
+    if len(queries_keys) < needed:
+        raise ValueError(f"fusion {fusion!r} needs the queries and keys of {needed} layers, got {len(queries_keys)}")
     if fusion == "mul":
         return torch.stack(tuple(rows)).sum(0)[:, :, 1:]
     if fusion == "add":
@@ -115,7 +120,10 @@ def select(scores: torch.Tensor, top_k: int = 1) -> torch.Tensor:
     """(B, K, N) scores -> (B, K * top_k) each head's best patches, best first, head by head.
 
     A part is a patch index, 0-based, row-major, class token excluded; two heads may choose the same one.
+    Raises ValueError for a top_k that is not between 1 and N.
     """
+    if not 1 <= top_k <= scores.shape[-1]:
+        raise ValueError(f"top_k {top_k} must lie between 1 and the number of patches, {scores.shape[-1]}")
     return scores.topk(top_k, dim=-1).indices.flatten(1)
 
 

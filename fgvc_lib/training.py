@@ -1,5 +1,6 @@
 """`fit` and `evaluate`, on Hugging Face Accelerate. A run is a folder, see `results.Run`."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -100,6 +101,8 @@ def fit(experiment: Experiment, progress: bool = True, runs: Path | None = None)
     try:
         return run if run.finished else _fit(experiment, run, splits, progress)
     finally:
+        with contextlib.suppress(OSError):
+            run.folder.rmdir()  # only one that is still empty, since the experiment was refused
         lock.release()
         Path(lock.lock_file).unlink(missing_ok=True)
 

@@ -48,7 +48,7 @@ class ViTConfig:
             )
         if self.image_size < self.patch_size:
             raise ConfigError(f"an image of {self.image_size} pixels is smaller than a patch of {self.patch_size}")
-        if self.dim % self.heads:
+        if self.heads < 1 or self.dim % self.heads:
             raise ConfigError(f"dim {self.dim} is not a multiple of heads {self.heads}")
         if self.depth < (1 if self.fusion is None else 2):
             raise ConfigError(f"depth {self.depth} leaves no layer below the last one to select parts from")

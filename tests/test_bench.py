@@ -69,7 +69,15 @@ def test_loading_the_same_images(birds, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"), [({"model": "vit_x"}, "'vit_x'.*vit_b16"), ({"sizes": ()}, "size"), ({"repeats": 0}, "repeats")]
+    ("changes", "words"),
+    [
+        ({"model": "vit_x"}, "'vit_x'.*vit_b16"),
+        ({"precision": "fp32"}, "'fp32'.*no, bf16, fp16"),
+        ({"device": "tpu"}, "'tpu'.*auto, cpu, cuda"),
+        ({"sizes": ()}, "at least one size"),
+        ({"sizes": (48, 8)}, "8 pixels is smaller than a patch"),
+        ({"repeats": 0}, "repeats"),
+    ],
 )
 def test_bad_settings(changes, words):
     with pytest.raises(ConfigError, match=words):
@@ -78,7 +86,7 @@ def test_bad_settings(changes, words):
 
 def test_no_gpu_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="'cuda' is not there"):
+    with pytest.raises(ConfigError, match="'cuda' is not available"):
         resolve(module.dataclasses.replace(TINY, device="cuda"))
 
 

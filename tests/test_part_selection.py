@@ -183,3 +183,18 @@ def test_unknown_fusion_lists_the_known():
 def test_rank_and_top_k_out_of_range(changes, words):
     with pytest.raises(ConfigError, match=words):
         CONFIG.replace(**changes)
+
+
+def test_what_cannot_be_fused_or_selected_is_said():
+    rows = [torch.zeros(1, 2, 10)] * 3
+    for fusion in ("matmul", "rollout", "maws"):
+        with pytest.raises(ValueError, match=f"'{fusion}' needs the queries and keys of [13] layers, got 0"):
+            fuse(rows, fusion)
+    for rank in (0, -1, 4):
+        with pytest.raises(ValueError, match="rank .* between 1 and the number of fused layers, 3"):
+            fuse(rows, "lowrank", rank=rank)
+        with pytest.raises(ValueError, match="between 1 and the number of fused layers, 3"):
+            fuse_dense([torch.zeros(1, 2, 10, 10)] * 3, "lowrank", rank)
+    for top_k in (0, 10):
+        with pytest.raises(ValueError, match="between 1 and the number of patches, 9"):
+            select(torch.zeros(1, 2, 9), top_k)

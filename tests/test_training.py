@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fgvc_lib import training
-from fgvc_lib.config import PROFILES, Experiment, report_rows
+from fgvc_lib.config import PROFILES, Experiment, report_rows, runs_folder
 from fgvc_lib.datasets import CUB200, batches, open_splits
 from fgvc_lib.errors import ConfigError, DataError, StorageError, TrainingError
 from fgvc_lib.losses import contrastive
@@ -148,6 +148,9 @@ def test_options_that_do_not_exist_or_go_together(tiny):
         build_model(tiny.replace(model="vgg"), 3)
     with pytest.raises(ConfigError, match="resnet18 has none"):
         build_model(tiny.replace(model="resnet18"), 3)
+    with pytest.raises(ConfigError, match="unknown fusion 'foo'"):
+        fit(tiny.replace(fusion="foo"), progress=False)
+    assert not list(runs_folder().glob("*"))  # a refused experiment leaves no folder behind
     with pytest.raises(ConfigError, match="colour.*profile, dataset"):
         tiny.replace(colour="red")
     with pytest.raises(ConfigError, match="'fp8'.*no, bf16"):
