@@ -268,15 +268,16 @@ def time_against_accuracy(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def hit_rates(table: pd.DataFrame, chance: str) -> Figure:
-    """Rates in 0..1: a group of bars a row, a bar a column; the column named `chance` is drawn as a black line."""
+def hit_rates(table: pd.DataFrame, chance: pd.DataFrame) -> Figure:
+    """Rates in 0..1: a group of bars a row, a bar a column, and across each bar a black line at its chance."""
     figure, axis = _axes(8, 3.6)
-    bars, x = table.drop(columns=chance), np.arange(len(table))
-    width = 0.8 / len(bars.columns)
-    for place, (name, column) in enumerate(bars.items()):
-        shift = (place - (len(bars.columns) - 1) / 2) * width
-        axis.bar(x + shift, column, 0.92 * width, label=name, color=COLOURS[place])
-    axis.hlines(table[chance], x - 0.42, x + 0.42, color="black", linewidth=2, label=chance)
+    x, width = np.arange(len(table)), 0.8 / len(table.columns)
+    for place, (name, column) in enumerate(table.items()):
+        middle = x + (place - (len(table.columns) - 1) / 2) * width
+        axis.bar(middle, column, 0.92 * width, label=name, color=COLOURS[place])
+        axis.hlines(
+            chance[name], middle - width / 2, middle + width / 2, color="black", linewidth=2, label="chance" * (place == 0)
+        )
     axis.set(ylabel="share", ylim=(0, 1))
     axis.set_xticks(x, table.index)
     axis.grid(axis="x", visible=False)
