@@ -98,6 +98,30 @@ def rerun(row: tyro.conf.Positional[str], seed: int = 0) -> None:
           f"({before['low']:.1%} to {before['high']:.1%}): {inside} the interval. The run is in {run.folder}")  # fmt: skip
 
 
+def explain(
+    photos: tyro.conf.Positional[tuple[str, ...]], run: str | None = None, out: Path = Path("explained"), json: bool = False
+) -> None:
+    """What a trained model says of photographs, and where it looked: a picture each, and predictions.csv, in a folder.
+
+    Args:
+        photos: files, folders or patterns such as 'photos/*.jpg'.
+        run: a row of the report's table, such as "ViT, overlap", or a folder in runs/; "PSM mul" unless told.
+        out: the folder.
+        json: write predictions.json, too.
+    """
+    from .explain import explain as run_on
+    from .explain import find_photos, named_run
+
+    table = run_on(find_photos(photos), named_run(run), out)
+    write_whole(out / "predictions.csv", table.to_csv(index=False))
+    if json:
+        write_whole(out / "predictions.json", table.to_json(orient="records", indent=1))
+    shown = table[["photo", "prediction", "confidence", "remarks", "problem"]].head(20)
+    print(shown.to_string(index=False, formatters={"confidence": lambda value: "" if value != value else f"{value:.0%}"}))
+    failed = int((table["problem"] != "").sum())
+    print(f"{len(table) - failed} of {len(table)} photographs explained; pictures and predictions.csv are in {out}")
+
+
 def bench(setting: tyro.conf.OmitArgPrefixes[BenchSetting], quick: bool = False, json: Path | None = None) -> None:
     """Measure what part selection costs beside the plain ViT and a dense implementation (half an hour on two cores).
 
@@ -147,6 +171,7 @@ def main() -> None:
             "pretrain": pretrain,
             "ablate": ablate,
             "rerun": rerun,
+            "explain": explain,
             "bench": bench,
         }
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m fgvc_lib", description=__doc__)

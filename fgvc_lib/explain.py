@@ -1,0 +1,169 @@
+"""`explain`: what a trained model says of any photographs, and where it looked."""
+
+import glob
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from . import pictures
+from .config import active_experiment, report_rows, runs_folder
+from .datasets import build_transform, class_title, normalisation, open_splits
+from .errors import ConfigError, DataError
+from .files import write_whole
+from .plots import to_picture
+from .results import Run
+from .saliency import input_gradient
+from .training import find_run, load_model
+from .vit import VisionTransformer
+
+BATCH = 32
+MOST_PIXELS = 50_000_000  # of a photograph: larger ones would take more than a gigabyte on the way
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def read_photo(source, name: str = "the file") -> tuple[Image.Image, list[str]]:
+    """A photograph as RGB, upright, and remarks on what had to be done to it. source: a path or an open file.
+
+    Raises DataError, calling it `name`, for what is no image or has more than MOST_PIXELS.
+    """
+    remarks = []
+    try:
+        with Image.open(source) as image:
+            if image.width * image.height > MOST_PIXELS:
+                size = f"{image.width} x {image.height} pixels"
+                raise DataError(f"{name} has {size}: scale it down to {MOST_PIXELS // 1_000_000} million or fewer")
+            if getattr(image, "n_frames", 1) > 1:
+                remarks.append(f"{image.n_frames} frames: the first is used")
+            if image.mode in ("1", "L", "LA", "I", "I;16"):
+                remarks.append("greyscale: colours that tell species apart are missing")
+            image = ImageOps.exif_transpose(image)
+            if image.has_transparency_data:
+                remarks.append("transparent: laid on white")
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            return image.convert("RGB"), remarks
+    except DataError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{name} is not an image that can be read: choose a JPEG, PNG or WebP file") from error
+
+
+def find_photos(patterns: Iterable[str | Path]) -> dict[Path, Path]:
+    """Photographs that files, folders (with those below them) and globs name -> the path of each below what all share.
+
+    Raises DataError for a pattern that matches nothing.
+    """
+    found = []
+    for pattern in map(str, patterns):
+        matches = [Path(pattern)] if Path(pattern).exists() else map(Path, sorted(glob.glob(pattern, recursive=True)))
+        files = []
+        for match in matches:
+            inside = sorted(match.rglob("*")) if match.is_dir() else ()
+            files += [file for file in inside if file.suffix.lower() in SUFFIXES] if match.is_dir() else [match]
+        if not files:
+            raise DataError(f"no photograph at {pattern}: name files, folders or a pattern such as 'photos/*.jpg'")
+        found += files
+    common = os.path.commonpath([file.resolve().parent for file in found])
+    return {file: file.resolve().relative_to(common) for file in found}
+
+
+def named_run(name: str | None) -> Run:
+    """A finished run by the name of its row in the report's table ("PSM mul", the default) or of its folder.
+
+    Raises ConfigError, listing the rows, for a name that is neither, and DataError for a run that is not finished.
+    """
+    rows = report_rows(active_experiment())
+    name = name or "PSM mul"
+    run = find_run(rows[name]) if name in rows else Run(runs_folder() / name)
+    if name not in rows and not run.folder.is_dir():
+        raise ConfigError(f"no run {name!r}: choose a folder in {runs_folder()} or one of {'; '.join(rows)}")
+    if not run.finished:
+        raise DataError(f"the run {name!r} is not finished: `make report` trains it")
+    return run
+
+
+def explain(photos: dict[Path, Path], run: Run, out: Path) -> pd.DataFrame:
+    """Predict photographs in batches and write for each a picture of the parts and maps below `out`.
+
+    photos: from `find_photos`. Returns a row a photograph: photo, prediction, confidence (0..1), parts (patch indices; none
+    where the model selects none), picture (path), remarks, problem ("" or why there is no prediction; the rest goes on).
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, experiment = load_model(run).to(device), run.experiment
+    transform, classes = build_transform(experiment, train=False), open_splits(experiment)[0].classes
+    names, rows = [class_title(name) for name in classes], []
+    files = list(photos)
+    with ThreadPoolExecutor(4) as pool, tqdm(total=len(files), desc="explain", unit="photo") as bar:
+        for first in range(0, len(files), BATCH):
+            batch = files[first : first + BATCH]
+            read = list(pool.map(lambda file: _read(file, transform), batch))
+            rows += [_row(file, problem=problem) for file, (_, _, problem) in zip(batch, read, strict=True) if problem]
+            good = [(file, *entry[:2]) for file, entry in zip(batch, read, strict=True) if not entry[2]]
+            if good:
+                images = torch.stack([image for _, image, _ in good]).to(device)
+                views = _views(model, images, experiment)
+                drawn = pool.map(lambda item: _draw(*item, out, photos, names), zip(good, views, strict=True))
+                rows += list(drawn)
+            bar.update(len(batch))
+    return pd.DataFrame(rows).set_index("photo").loc[[str(file) for file in files]].reset_index()
+
+
+def _read(file, transform):
+    try:
+        image, remarks = read_photo(file, str(file))
+        return transform(image), remarks, ""
+    except DataError as error:
+        return None, [], str(error)
+
+
+def _row(file, prediction="", confidence=np.nan, parts=(), picture="", remarks=(), problem=""):
+    return {
+        "photo": str(file), "prediction": prediction, "confidence": confidence, "parts": list(parts),
+        "picture": str(picture), "remarks": "; ".join(remarks), "problem": problem,
+    }  # fmt: skip
+
+
+def _views(model, images, experiment):
+    """For each image what there is to draw: probabilities, parts and fused map (None where none are), gradient, picture."""
+    gradients = input_gradient(model, images, objective="logit").cpu().numpy()
+    selects = isinstance(model, VisionTransformer) and model.cfg.fusion
+    with torch.no_grad():
+        seen = model.inspect(images) if selects else None
+        probabilities = (seen.logits if selects else model(images)).softmax(-1).cpu()
+    for place, image in enumerate(images.cpu()):
+        parts = fused = None
+        if selects:
+            scores = seen.scores[place]
+            parts = seen.parts[place].cpu().numpy()
+            fused = (scores / scores.sum(-1, keepdim=True)).mean(0).unflatten(0, seen.grid).cpu().numpy()
+        yield probabilities[place], parts, fused, gradients[place], to_picture(image, normalisation(experiment)), model
+
+
+def _draw(good, view, out, photos, names):
+    file, _, remarks = good
+    probabilities, parts, fused, gradient, picture, model = view
+    confidence, best = probabilities.max(0)
+    images, titles = [pictures.photograph(picture)], ["photograph"]
+    if parts is not None:
+        cfg = model.cfg
+        images = [pictures.marked(picture, parts, cfg.grid[1], cfg.patch_size, cfg.stride, cfg.top_k),
+                  pictures.overlay(picture, fused, cfg.patch_size, cfg.stride)]  # fmt: skip
+        titles = ["selected patches, a number a head", f"attention fused by {cfg.fusion}"]
+    images, titles = [*images, pictures.heat(gradient)], [*titles, "input gradient"]
+    caption = f"{names[best]}, {confidence:.0%} sure"
+    path = out / photos[file].with_suffix(f"{photos[file].suffix}.jpg")
+    write_whole(path, pictures.jpeg(pictures.in_a_row(images, titles, caption)))
+    return _row(file, names[best], float(confidence), [] if parts is None else parts.tolist(), path, remarks)
+
+
+def best_first(probabilities: torch.Tensor, count: int = 5) -> Sequence[tuple[int, float]]:
+    """The likeliest classes with their probabilities (C,), best first."""
+    values, places = probabilities.topk(min(count, len(probabilities)))
+    return list(zip(places.tolist(), values.tolist(), strict=True))

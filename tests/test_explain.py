@@ -1,0 +1,115 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fgvc_lib import cli
+from fgvc_lib import explain as module
+from fgvc_lib.config import report_rows
+from fgvc_lib.errors import ConfigError, DataError
+from fgvc_lib.explain import best_first, explain, find_photos, named_run, read_photo
+from fgvc_lib.pictures import SIZE, marked, overlay
+from fgvc_lib.training import fit
+
+
+def picture(path, size=(50, 40), mode="RGB", **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path, **options)
+    return path
+
+
+def test_photographs_of_every_kind(tmp_path, monkeypatch):
+    assert read_photo(picture(tmp_path / "a.jpg"))[1] == []
+    for name, mode, words in (("l.png", "L", "greyscale"), ("a.png", "RGBA", "transparent"), ("p.gif", "P", None)):
+        image, remarks = read_photo(picture(tmp_path / name, mode=mode))
+        assert image.mode == "RGB" and image.size == (50, 40) and (words is None or words in remarks[0])
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "m.gif", save_all=True, append_images=frames[1:])
+    image, remarks = read_photo(tmp_path / "m.gif")
+    assert "2 frames: the first" in remarks[0] and image.getpixel((4, 4))[0] > 200
+    clear = Image.new("RGBA", (9, 9), (255, 0, 0, 0))
+    clear.save(tmp_path / "clear.png")
+    assert read_photo(tmp_path / "clear.png")[0].getpixel((4, 4)) == (255, 255, 255)
+    upright = picture(tmp_path / "turned.jpg", exif=exif(6))
+    assert read_photo(upright)[0].size == (40, 50)
+    monkeypatch.setattr(module, "MOST_PIXELS", 1_000_000)
+    with pytest.raises(DataError, match="big.png has 2000 x 1000 pixels: scale it down to 1 million"):
+        read_photo(picture(tmp_path / "big.png", (2000, 1000)), "big.png")
+    (tmp_path / "junk.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError, match="junk.jpg is not an image"):
+        read_photo(tmp_path / "junk.jpg", "junk.jpg")
+
+
+def exif(orientation):
+    found = Image.Exif()
+    found[0x0112] = orientation
+    return found
+
+
+def test_files_folders_and_patterns(tmp_path):
+    for name in ("x/a.jpg", "x/deep/b.png", "y/a.jpg", "y/note.txt"):
+        picture(tmp_path / name) if not name.endswith("txt") else (tmp_path / name).write_text("")
+    found = find_photos([tmp_path / "x", str(tmp_path / "y" / "*.jpg")])
+    assert sorted(map(str, found.values())) == ["x/a.jpg", "x/deep/b.png", "y/a.jpg"]
+    assert list(find_photos([tmp_path / "x" / "a.jpg"]).values()) == [module.Path("a.jpg")]
+    with pytest.raises(DataError, match="no photograph at .*nothing"):
+        find_photos([tmp_path / "nothing*.jpg"])
+
+
+@pytest.mark.parametrize("changes", [{}, {"fusion": None}, {"fusion": None, "model": "resnet18"}])
+def test_each_kind_of_model_explains(tiny, tmp_path, monkeypatch, changes):
+    monkeypatch.setattr(module, "BATCH", 2)
+    for name in "abc":
+        picture(tmp_path / "in" / f"{name}.png")
+    (tmp_path / "in" / "junk.png").write_bytes(b"junk")
+    run = fit(tiny.replace(**changes), progress=False)
+    table = explain(find_photos([tmp_path / "in"]), run, tmp_path / "out")
+    assert [name[-5:] for name in table["photo"]] == ["a.png", "b.png", "c.png", "k.png"]
+    assert table["problem"].str.contains("not an image").tolist() == [False] * 3 + [True]
+    good = table.iloc[:3]
+    assert good["prediction"].str.startswith("Class").all() and good["confidence"].between(0, 1).all()
+    assert (good["parts"].str.len() == (0 if changes else 4)).all()
+    for path in good["picture"]:
+        assert Image.open(path).width > (3 if not changes else 2) * SIZE
+
+
+def test_the_command(tiny, tmp_path, monkeypatch, capsys):
+    rows = report_rows(tiny.replace(fusion=None))
+    monkeypatch.setattr(module, "active_experiment", lambda: tiny.replace(fusion=None))
+    fit(rows["PSM mul"], progress=False)
+    photo = picture(tmp_path / "bird.jpg", mode="L")
+    monkeypatch.setattr(cli.sys, "argv", ["fgvc_lib", "explain", str(photo), "--out", str(tmp_path / "o"), "--json"])
+    cli.main()
+    text = capsys.readouterr().out
+    assert "1 of 1 photographs explained" in text and "greyscale" in text
+    assert json.loads((tmp_path / "o" / "predictions.json").read_text())[0]["prediction"].startswith("Class")
+    assert (tmp_path / "o" / "predictions.csv").is_file() and (tmp_path / "o" / "bird.jpg.jpg").is_file()
+
+
+def test_runs_that_are_not_there(tiny, monkeypatch):
+    monkeypatch.setattr(module, "active_experiment", lambda: tiny.replace(fusion=None))
+    with pytest.raises(ConfigError, match="no run 'PSM best'.*PSM mul"):
+        named_run("PSM best")
+    with pytest.raises(DataError, match="'ViT' is not finished"):
+        named_run("ViT")
+
+
+def test_marks_and_maps_lie_where_the_patches_lie():
+    picture = np.zeros((48, 48, 3))
+    weights = np.zeros((3, 3))
+    weights[0, 2] = 1.0
+    pixels = np.asarray(overlay(picture, weights, 16, 16, strength=1.0)).sum(-1)
+    bright = pixels > 300
+    third = SIZE // 3
+    assert bright[5, -5] and bright[third - 5, 2 * third + 5] and not bright[third + 5].any() and not bright[5, third]
+    np.testing.assert_array_equal(np.asarray(overlay(picture, weights, 16, 16, strength=0.0)), 0)
+    framed = np.asarray(marked(picture, np.array([2]), 3, 16, 16)).sum(-1) > 0
+    assert framed[1, -2] and not framed[:, :third].any() and not framed[third + 6 :].any()
+
+
+def test_best_first():
+    import torch
+
+    assert best_first(torch.tensor([0.1, 0.6, 0.3]), 2) == [(1, pytest.approx(0.6)), (2, pytest.approx(0.3))]
