@@ -29,10 +29,11 @@ class ImageSet(Dataset):
 
     classes: C names. paths, labels (0-based), ids: one an image. boxes: (n, 4) x y width height in pixels, or None.
     parts: (n, P, 3) x y visible in pixels, or None; part_names: P names. diagnostic: (C, P) bool, whether a part tells
-    a class from one that looks like it, or None. fingerprint: checksum of what the set holds.
+    a class from one that looks like it, or None. attributes: a row a class, what it looks like in words, or None.
+    fingerprint: checksum of what the set holds.
     """
 
-    boxes = parts = diagnostic = None
+    boxes = parts = diagnostic = attributes = None
     part_names = ()
 
     def __init__(self, paths, labels, classes, transform=None, ids=None, fingerprint=""):
@@ -130,6 +131,8 @@ class CUB200(ImageSet):
         self._read_annotations(root)
 
     def _read_annotations(self, root):
+        if (root / "attributes.csv").exists():
+            self.attributes = pd.read_csv(root / "attributes.csv", dtype=str, keep_default_na=False)
         if (root / "bounding_boxes.txt").exists():
             box_of = {row[0]: row[1:] for row in _read(root / "bounding_boxes.txt", int, float, float, float, float)}
             _same_ids(root / "bounding_boxes.txt", box_of, self.ids)
