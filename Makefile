@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PORT ?= 8866
+# The last cells are for paper.
+VOILA := --VoilaConfiguration.preheat_kernel=True --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=static
 
 export PROFILE DATA
 
@@ -32,10 +35,13 @@ lint: $(READY)  ## check the style of the library, the tests and the notebooks
 lab: $(READY)  ## open JupyterLab on the first notebook
 	$(BIN)/jupyter lab notebooks/01_data.ipynb
 
+app: $(READY)  ## serve the explorer as a page of its own, on http://localhost:8866
+	$(BIN)/voila notebooks/07_explorer.ipynb --no-browser --port=$(PORT) $(VOILA)
+
 data: $(READY)  ## fetch CUB-200-2011 and the pre-trained weights for PROFILE=full
 	$(BIN)/python -m fgvc_lib data
 
 clean:  ## remove runs, drawn birds, decoded images and the built report, and keep .venv and what was fetched
 	rm -rf runs build data/cache data/synthbirds-*
 
-.PHONY: help env report test lint lab data clean
+.PHONY: help env report test lint lab app data clean

@@ -17,11 +17,12 @@ def photograph(picture: np.ndarray) -> Image.Image:
 
 
 def overlay(picture: np.ndarray, weights: np.ndarray, patch_size: int, stride: int, strength: float = 0.65) -> Image.Image:
-    """A picture (H, W, 3) under the patches' weights (rows, cols), scaled to their maximum; strength: 0 none, 1 all map.
+    """A picture (H, W, 3) under the patches' weights (rows, cols), scaled to 0..1; strength: 0 no map, 1 nothing else.
 
     Each weight colours the stride-wide cell in its patch's middle; what no patch's middle covers stays as it is.
     """
-    cells = np.kron(weights / max(weights.max(), 1e-12), np.ones((stride, stride)))
+    weights = (weights - weights.min()) / max(np.ptp(weights), 1e-12)
+    cells = np.kron(weights, np.ones((stride, stride)))
     margin = (patch_size - stride) // 2
     covered = tuple(slice(margin, margin + side) for side in cells.shape)
     mixed = np.array(picture, dtype=float)

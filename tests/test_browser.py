@@ -1,0 +1,123 @@
+"""The explorer in a real browser: as a page of its own, and in JupyterLab. Skipped where there is no Chromium."""
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fgvc_lib.config import PROFILES, report_rows
+from fgvc_lib.training import fit
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+ROOT = Path(__file__).parents[1]
+PATIENCE = 120_000  # ms, for a machine that has other work
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project folder with the explorer's notebook and two runs of profile smoke."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "notebooks").mkdir()
+    shutil.copy(ROOT / "notebooks" / "07_explorer.ipynb", folder / "notebooks")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        for name in ("ResNet-18", "PSM mul"):
+            fit(report_rows(PROFILES["smoke"])[name], progress=False, runs=folder / "runs")
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@contextlib.contextmanager
+def serve(project, *command):
+    """A server's address, while it runs in the project's folder."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"PROFILE": "smoke", "DATA": "", "RUNS": str(project / "runs")}
+    with open(project / "server.log", "w") as log:
+        server = subprocess.Popen([sys.executable, "-m", *command, f"--port={port}"], cwd=project, env=environment,
+                                  stdout=log, stderr=log)  # fmt: skip
+        try:
+            for _ in range(240):
+                with contextlib.suppress(OSError):
+                    urllib.request.urlopen(f"http://localhost:{port}/static/favicon.ico", timeout=5)
+                    break
+                if server.poll() is not None:
+                    pytest.fail((project / "server.log").read_text())
+                time.sleep(0.5)
+            yield f"http://localhost:{port}"
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+@contextlib.contextmanager
+def browse(address, **viewport):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        page = browser.new_page(viewport={"width": 1300, "height": 1000} | viewport)
+        page.set_default_timeout(PATIENCE)
+        page.goto(address, timeout=PATIENCE)
+        yield page
+        browser.close()
+
+
+def options_of_make_app():
+    line = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("VOILA :="))
+    return line.split(":=")[1].split()
+
+
+def test_the_page(project, tmp_path):
+    photo = tmp_path / "bird.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (600, 800, 3), dtype=np.uint8)).save(photo)
+    junk = tmp_path / "junk.png"
+    junk.write_bytes(b"no image")
+    notebook = "notebooks/07_explorer.ipynb"
+    with serve(project, "voila", notebook, "--no-browser", *options_of_make_app()) as address, browse(address) as page:
+        page.wait_for_selector(".looks img")
+        assert "def " not in page.inner_text("body") and page.locator(".looks section").count() == 1
+        overlay = lambda: page.locator(".looks img").nth(1).get_attribute("src")  # noqa: E731
+
+        first, species = overlay(), page.inner_text(".looks h3")
+        page.locator(".noUi-handle").first.press("ArrowRight")  # by keyboard: the next image
+        page.wait_for_function("old => document.querySelectorAll('.looks img')[1].src != old", arg=first)
+        second = overlay()
+        page.get_by_label("fusion").select_option("lastlayer")
+        page.wait_for_function("old => document.querySelectorAll('.looks img')[1].src != old", arg=second)
+        assert "fused by lastlayer" in page.inner_text(".looks")
+
+        page.set_input_files("input[type=file]", photo)
+        page.wait_for_selector("text=Your photograph: the model knows")
+        assert "% sure" in page.inner_text(".looks h3")
+        page.set_input_files("input[type=file]", junk)
+        page.wait_for_selector("[role=alert]:has-text('junk.png is not an image that can be read')")
+        assert "% sure" in page.inner_text(".looks h3") and species
+        assert page.evaluate("[...document.querySelectorAll('.looks img')].every(i => i.alt && i.naturalWidth)")
+        page.set_viewport_size({"width": 390, "height": 800})
+        assert page.evaluate("document.querySelector('.looks').scrollWidth <= window.innerWidth")
+        page.screenshot(path=project / "page.png", full_page=True)
+
+
+def test_the_notebook_in_jupyterlab(project):
+    quiet = ("--no-browser", "--allow-root", "--ServerApp.token=", "--ServerApp.password=", "--LabApp.news_url=")
+    with serve(project, "jupyterlab", *quiet) as address, browse(f"{address}/lab/tree/notebooks/07_explorer.ipynb") as page:
+        page.wait_for_selector(".jp-Notebook")
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        page.wait_for_selector(".jp-OutputArea .widget-html .looks img")
+        page.wait_for_function("document.querySelectorAll('.looks').length == 2")
+        assert not page.locator("text=Traceback").count()
