@@ -1,7 +1,6 @@
 """Runs the notebooks in order and makes the HTML report from them."""
 
 import datetime
-import html
 import json
 import os
 import shutil
@@ -11,14 +10,14 @@ import nbformat
 import pandas as pd
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from nbconvert import HTMLExporter
 from tqdm import tqdm
 
 from .ablation import plan, read_records
-from .claims import page
+from .claims import page as results
 from .config import active_experiment, project_path
 from .errors import FGVCError
 from .files import write_whole
+from .site import write_site
 
 
 class ReportError(FGVCError):
@@ -53,16 +52,14 @@ def build_report() -> Path:
             target = path if built_in else new / "notebooks" / path.name
             _execute(path, notebook, bar)
             write_whole(target, nbformat.writes(notebook) + "\n")
-            text, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, {"metadata": {"name": _title(notebook)}})
-            write_whole(new / f"{path.stem}.html", text)
-    write_whole(new / "index.html", _index(notebooks, experiment))
     records, photos, step = plan(experiment)[2], *map(project_path, ("data/results/CUB_40.parquet", "data/bench/step.json"))
     if built_in and records.is_file():
         cost = pd.DataFrame(json.loads(step.read_text())["rows"])
-        write_whole(project_path("RESULTS.md"), page(read_records(records), read_records(photos), cost))
+        write_whole(project_path("RESULTS.md"), results(read_records(records), read_records(photos), cost))
+    index = write_site(new, notebooks, experiment, texts=built_in)
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
-    return folder / "index.html"
+    return folder / index.name
 
 
 def _execute(path, notebook, bar):
@@ -100,40 +97,3 @@ def _expected_seconds(cell):
     except (KeyError, ValueError):
         return 1.0
     return max(0.1, (end - start).total_seconds())
-
-
-def _title(notebook):
-    return notebook.cells[0].source.splitlines()[0].lstrip("# ")
-
-
-def _question(notebook):
-    """The first paragraph below the title: the question that the notebook answers."""
-    paragraphs = notebook.cells[0].source.split("\n\n")
-    return paragraphs[1].replace("**", "") if len(paragraphs) > 1 else ""
-
-
-def _index(notebooks, experiment):
-    rows = "\n".join(
-        f'<li><a href="{path.stem}.html">{html.escape(_title(book))}</a><p>{html.escape(_question(book))}</p></li>'
-        for path, book in notebooks.items()
-    )
-    data = Path(experiment.data).name if experiment.data else "the built-in birds"
-    return f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Telling apart birds that differ in an eye-ring</title>
-<style>
-body {{ font: 17px/1.55 system-ui, sans-serif; max-width: 44rem; margin: 3rem auto; padding: 0 1rem; }}
-ol {{ list-style: none; padding: 0; }}
-li {{ margin-bottom: .8rem; }} li p {{ margin: 0; color: #555; }} a {{ color: #0b5fa5; font-weight: 600; }}
-</style>
-<h1>Telling apart birds that differ in an eye-ring</h1>
-<p>Fine-grained visual classification, from a ResNet-18 to a Vision Transformer with overlapping patches and part
-selection. Every number and picture below was computed by these chapters.</p>
-<p>Profile <b>{experiment.profile}</b>, on {html.escape(data)}, {datetime.date.today():%d %B %Y}.</p>
-<ol>
-{rows}
-</ol>
-</html>
-"""
