@@ -4,6 +4,7 @@ import io
 import textwrap
 from collections.abc import Sequence
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -23,9 +24,12 @@ DPI = 90
 
 
 def show(figure: Figure, name: str, alt: str) -> Image:
-    """Write figures/NAME.png and return the same picture for the notebook, with `alt` as its text alternative."""
-    data = png(figure)
+    """Write figures/NAME.png and .svg and return the picture for the notebook, with `alt` as its text alternative."""
+    data, drawing = png(figure), io.BytesIO()
     write_whole(figures_folder() / f"{name}.png", data)
+    with matplotlib.rc_context({"svg.hashsalt": name}):  # the same drawing, the same file
+        figure.savefig(drawing, format="svg", metadata={"Date": None, "Title": alt})
+    write_whole(figures_folder() / f"{name}.svg", drawing.getvalue())
     return Image(data, alt=alt)
 
 

@@ -10,11 +10,13 @@ import time
 import urllib.request
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 from PIL import Image
 
 from fgvc_lib.config import PROFILES, report_rows
+from fgvc_lib.site import write_site
 from fgvc_lib.training import fit
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -110,6 +112,23 @@ def test_the_page(project, tmp_path):
         page.set_viewport_size({"width": 390, "height": 800})
         assert page.evaluate("document.querySelector('.looks').scrollWidth <= window.innerWidth")
         page.screenshot(path=project / "page.png", full_page=True)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (820, "dark"), (1400, "light")])
+def test_the_report_is_readable_at_any_width(tmp_path, width, scheme):
+    notebooks = {path: nbformat.read(path, 4) for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))}
+    index = write_site(tmp_path, notebooks, PROFILES["quick"], texts=True)
+    with browse(index.as_uri(), width=width) as page:
+        page.emulate_media(color_scheme=scheme)
+        for path in sorted(tmp_path.glob("*.html")):
+            page.goto(path.as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path.name} scrolls sideways"
+            assert page.evaluate("[...document.querySelectorAll('main img')].every(i => i.complete && i.naturalWidth)")
+        page.goto((tmp_path / "03_vit_training.html").as_uri())
+        page.locator(".output_png img").first.press("Enter")
+        assert page.locator("dialog[open] img").get_attribute("alt")
+        page.locator("dialog[open]").click()
+        assert not page.locator("dialog[open]").count()
 
 
 def test_the_notebook_in_jupyterlab(project):
