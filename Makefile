@@ -7,11 +7,11 @@ PORT ?= 8866
 # The last cells are for paper.
 VOILA := --VoilaConfiguration.preheat_kernel=True --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=static
 
-export PROFILE DATA
+export PROFILE DATA DATASET
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
-	@echo 'PROFILE=smoke|quick|full (default quick) and DATA=<folder in the layout of CUB-200-2011> choose what the report runs on.'
+	@echo 'PROFILE=smoke|quick|full (default quick) and DATA=<folder> choose what the report runs on; DATASET=folders reads a folder a class.'
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else "Python 3.11 to 3.13 is needed, this is %d.%d: set PYTHON, as in make report PYTHON=python3.12" % v)'

@@ -127,15 +127,16 @@ class BenchSetting:
 
 
 def active_experiment() -> Experiment:
-    """The profile that the environment variable PROFILE names (default `quick`), on the data folder DATA if set.
+    """The profile that the environment variable PROFILE names (default `quick`), on the data folder DATA, read as DATASET
+    (default `cub200`), if set.
 
     Raises ConfigError, listing the profiles, for an unknown one.
     """
     name = os.environ.get("PROFILE") or "quick"
     if name not in PROFILES:
         raise ConfigError(f"unknown profile {name!r}: choose one of {', '.join(PROFILES)}")
-    data = os.environ.get("DATA")
-    return PROFILES[name].replace(data=data) if data else PROFILES[name]
+    data, dataset = os.environ.get("DATA"), os.environ.get("DATASET") or PROFILES[name].dataset
+    return PROFILES[name].replace(data=data, dataset=dataset) if data else PROFILES[name]
 
 
 # The ResNet-18's weights that go with the ViT's: from the same pre-training, or at least from the same kind of data.

@@ -21,6 +21,7 @@ from .errors import ConfigError, DataError
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation torchvision's CNNs were trained with
 HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # and Google's ViTs
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 TINY = 256  # sets of fewer images are not worth a cache
 
 
@@ -197,9 +198,30 @@ def _from_torchvision(kind, paths, labels, train, **options):
     return build
 
 
+def _folders(root, split="train", transform=None):
+    """A folder a class, below train/ and test/; or side by side, then every fifth image of a class is for testing."""
+    root, apart = Path(root), (Path(root) / "train").is_dir()
+    base = root / split if apart else root
+    names = sorted(folder.name for folder in (root / "train" if apart else root).glob("[!.]*") if folder.is_dir())
+    paths, labels = [], []
+    for label, name in enumerate(names):
+        files = sorted(file for file in (base / name).rglob("*") if file.suffix.lower() in SUFFIXES)
+        chosen = [file for place, file in enumerate(files) if apart or (place % 5 == 4) == (split == "test")]
+        if not chosen:
+            why = "" if apart else ": without train/ and test/ it takes five images a class"
+            raise DataError(f"{base / name} has no image for split {split}{why}")
+        paths, labels = paths + chosen, labels + [label] * len(chosen)
+    if not paths:
+        raise DataError(f"{root} is no folder with a folder of images for each class: name another one")
+    both = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES)  # a run is of both splits
+    lines = "".join(f"{file.relative_to(root)} {file.stat().st_size}\n" for file in both)
+    return ImageSet(paths, labels, names, transform, fingerprint=hashlib.sha256(lines.encode()).hexdigest())
+
+
 _sets = torchvision.datasets
 DATASETS = {
     "cub200": CUB200,
+    "folders": _folders,
     "aircraft": _from_torchvision(_sets.FGVCAircraft, lambda s: s._image_files, lambda s: s._labels, "trainval"),
     "flowers": _from_torchvision(_sets.Flowers102, lambda s: s._image_files, lambda s: s._labels, "train"),
     "pets": _from_torchvision(_sets.OxfordIIITPet, lambda s: s._images, lambda s: s._labels, "trainval"),

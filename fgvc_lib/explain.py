@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from . import pictures
 from .config import active_experiment, report_rows, runs_folder
-from .datasets import build_transform, class_title, normalisation, open_splits
+from .datasets import SUFFIXES, build_transform, class_title, normalisation, open_splits
 from .errors import ConfigError, DataError
 from .files import write_whole
 from .plots import to_picture
@@ -25,7 +25,6 @@ from .vit import VisionTransformer
 
 BATCH = 32
 MOST_PIXELS = 50_000_000  # of a photograph: larger ones would take more than a gigabyte on the way
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def read_photo(source, name: str = "the file") -> tuple[Image.Image, list[str]]:

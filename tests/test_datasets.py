@@ -162,3 +162,26 @@ def test_torchvision_sets(tmp_path):
     for name in set(DATASETS) - {"cub200"}:
         with pytest.raises(DataError, match="cannot be read"):
             build_dataset(name, tmp_path / "nothing")
+
+
+def test_a_folder_a_class(tmp_path):
+    for split, count in (("train", 3), ("test", 2)):
+        for name in ("finch", "wren"):
+            for number in range(count):
+                file = tmp_path / "apart" / split / name / f"{number}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (9, 9)).save(file)
+    train, test = (build_dataset("folders", tmp_path / "apart", split) for split in ("train", "test"))
+    assert (len(train), len(test)) == (6, 4) and train.classes == test.classes == ["finch", "wren"]
+    together = tmp_path / "apart" / "train"
+    with pytest.raises(DataError, match="finch has no image for split test: without train/ and test/ it takes five"):
+        build_dataset("folders", together, "test")
+    for name in ("finch", "wren"):
+        for number in range(3, 11):
+            Image.new("RGB", (9, 9)).save(together / name / f"{number:02}.png")
+    train, test = (build_dataset("folders", together, split) for split in ("train", "test"))
+    assert (len(train), len(test)) == (18, 4) and not {*train.paths} & {*test.paths}
+    assert train.fingerprint == test.fingerprint != build_dataset("folders", tmp_path / "apart", "train").fingerprint
+    for bad in (tmp_path / "none", tmp_path / "apart" / "train" / "finch"):
+        with pytest.raises(DataError, match="is no folder with a folder of images"):
+            build_dataset("folders", bad)
