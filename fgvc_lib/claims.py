@@ -1,5 +1,10 @@
 """The course report's claims held against the ablation's records, and the page of results made from them."""
 
+import json
+import re
+from pathlib import Path
+from string import Template
+
 import numpy as np
 import pandas as pd
 
@@ -128,62 +133,32 @@ def pretraining(photos: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
 
 
-def page(records: pd.DataFrame, photos: pd.DataFrame, cost: pd.DataFrame) -> str:
-    """RESULTS.md, all of it from records."""
+def page(records: pd.DataFrame, photos: pd.DataFrame, cost: pd.DataFrame, lang: str = "en") -> str:
+    """RESULTS.md (`lang` "en") or RESULTS.zh-CN.md ("zh-CN"): results.LANG.md beside this file, filled in from records."""
     made, table, photo_table = records.attrs["runs"], summary(records, PLAIN), summary(photos, PLAIN)
-    about, minutes = made[0]["environment"], sum(entry["environment"]["seconds"] for entry in made) / 60
-    seeds, photo_seeds = int(table["seeds"].max()), int(photo_table["seeds"].max())
-    photo_classes = photos.attrs["runs"][0]["environment"]["classes"]
-    return f"""# Results
+    about, translate = made[0]["environment"], chinese if lang == "zh-CN" else str
+    tables = {
+        "claims": claims(records, cost), "ablation": readable_summary(table), "selections": selections(records),
+        "gradients": gradients(records), "photos": readable_summary(photo_table), "pretraining": pretraining(photos),
+    }  # fmt: skip
+    facts = {
+        "plain": PLAIN, "classes": about["classes"], "images": f"{table['images'].max():,.0f}",
+        "seeds": int(table["seeds"].max()), "comparisons": len(table) - 1, "runs": len(made),
+        "minutes": f"{sum(entry['environment']['seconds'] for entry in made) / 60:.0f}", "threads": about["threads"],
+        "device": about["device"], "torch": about["versions"]["torch"],
+        "photo_classes": photos.attrs["runs"][0]["environment"]["classes"],
+        "photo_images": f"{photo_table['images'].max():,.0f}", "photo_seeds": int(photo_table["seeds"].max()),
+    }  # fmt: skip
+    template = Template(Path(__file__).with_name(f"results.{lang}.md").read_text(encoding="utf-8"))
+    return template.substitute(facts, **{name: translate(markdown(one)) for name, one in tables.items()})
 
-Made by `make report` from the records in `data/results/` and `data/bench/`. Every row can be run again:
-`python -m fgvc_lib rerun ROW`. Intervals are 95 %, bootstrapped over seeds and test images together; differences
-are paired by seed and image.
 
-## The claims of the course report
-
-On the built-in birds: {about["classes"]} species, {table["images"].max():,.0f} test images, {seeds} seeds a row.
-The course report shows one run each, and does not name its data set.
-
-{markdown(claims(records, cost))}
-
-## The ablation
-
-All rows share data, schedule and seeds; each differs from another in what its name says. All but EfficientNet-Lite0,
-which has seen ImageNet, start from `data/weights/`, pre-trained on built-in birds of other species. Differences are to
-`{PLAIN}`; p values are corrected for {len(table) - 1} comparisons (Holm). {len(made)} runs, {minutes:.0f} minutes of
-training on {about["threads"]} threads ({about["device"]}), torch {about["versions"]["torch"]}.
-
-{markdown(readable_summary(table))}
-
-## Do they look at the right place?
-
-Selected patches: the share whose centre lies on the bird, and the share of images in which one of them holds a visible
-part that sets the species apart from its siblings. Chance: as many different patches drawn at random. The last column is
-an association, not a cause: both may come from an easy picture.
-
-{markdown(selections(records))}
-
-Input gradients of the loss: the pointing game, the share in the bird's box, and, of that, the share in the 16-pixel
-squares around the parts that count, beside what an even map would get.
-
-{markdown(gradients(records))}
-
-## Real photographs
-
-{photo_table["images"].max():,.0f} test images of {photo_classes} bird species, {photo_seeds} seeds a row; differences are
-to `{PLAIN}`.
-
-{markdown(readable_summary(photo_table))}
-
-What pre-training is worth there: on the built-in birds for all models but EfficientNet-Lite0, which has seen ImageNet.
-
-{markdown(pretraining(photos))}
-
-Without ImageNet weights these rows say what part selection does to a small ViT that has seen only drawings before. They
-cannot say what it does to a ViT-B/16 that has seen fourteen million photographs, which is what the course report's
-89.90 % rest on. The row that has seen ImageNet shows how much of a result like that is pre-training.
-"""
+def chinese(table: str) -> str:
+    """A table of this page with the field's Chinese terms, longest first; models and rules keep their names."""
+    terms = json.loads(Path(__file__).with_name("results.zh-CN.json").read_text(encoding="utf-8"))
+    for words in sorted(terms, key=len, reverse=True):
+        table = table.replace(words, terms[words])
+    return re.sub(r"个百分点 \(([^)]*)\)", r"个百分点（\1）", table)
 
 
 def markdown(table: pd.DataFrame) -> str:

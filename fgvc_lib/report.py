@@ -30,7 +30,7 @@ def build_report() -> Path:
     The profile and the data are those of `config.active_experiment`. The report on the built-in birds in profile
     `quick` is the committed one: only then the notebooks themselves and figures/ are written too; otherwise the
     executed notebooks and the figures stay below build/report/, since a photograph may not be ours to publish.
-    RESULTS.md is made anew with it, from the records.
+    RESULTS.md and its Chinese twin are made anew with it, from the records.
     Raises ReportError, naming notebook and cell, where one fails.
     """
     experiment = active_experiment()
@@ -55,7 +55,8 @@ def build_report() -> Path:
     records, photos, step = plan(experiment)[2], *map(project_path, ("data/results/CUB_40.parquet", "data/bench/step.json"))
     if built_in and records.is_file():
         cost = pd.DataFrame(json.loads(step.read_text())["rows"])
-        write_whole(project_path("RESULTS.md"), results(read_records(records), read_records(photos), cost))
+        for name, lang in (("RESULTS.md", "en"), ("RESULTS.zh-CN.md", "zh-CN")):
+            write_whole(project_path(name), results(read_records(records), read_records(photos), cost, lang))
     index = write_site(new, notebooks, experiment, texts=built_in)
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -79,6 +81,17 @@ def test_the_page_is_made_of_the_records(found):
     table = pretraining(photos)
     assert table.index.tolist() == names and table["difference"].str.startswith("+").all()
     assert markdown(table).count("\n") == len(names) + 1
+
+
+def test_the_chinese_page_has_the_same_numbers_and_no_english_words(found):
+    names = [name for name in RATES if not name.startswith("ViT") or name == PLAIN]
+    photos = records({f"{name}{end}": 0.7 if not end else 0.4 for end in ("", ", from scratch") for name in names})
+    english, text = page(found, photos, COST), page(found, photos, COST, "zh-CN")
+    numbers = re.compile(r"[+-]?\d+\.\d")
+    tables = [[numbers.findall(line) for line in one.splitlines() if line.startswith("|")] for one in (english, text)]
+    assert tables[0] == tables[1] and len(tables[0]) > 30
+    words = {word for line in text.splitlines() if line.startswith("|") for word in re.findall("[A-Za-z]+", line)}
+    assert words <= {"ResNet", "ViT", "PSM", "CNN", "Holm", "p", "add", "mul", "matmul", "lastlayer", "flatten"}
 
 
 def test_a_row_that_is_missing_is_named(found):
