@@ -1,7 +1,7 @@
 """Run records, and the tables, intervals and tests made from them."""
 
 import json
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -120,9 +120,15 @@ def expected_calibration_error(predictions: pd.DataFrame, bins: int = 15) -> flo
 
 def bootstrap(values: np.ndarray, rounds: int = 4_000, seed: int = 0) -> np.ndarray:
     """Means (rounds,) of values (S seeds, n images), both seeds and images drawn anew with replacement each round."""
-    rng = np.random.default_rng(seed)
-    seeds, images = (rng.multinomial(n, np.full(n, 1 / n), rounds) / n for n in values.shape)
+    seeds, images = _draws(values.shape, rounds, seed)
     return np.einsum("rn,rn->r", seeds @ values, images)
+
+
+@lru_cache(8)
+def _draws(shape, rounds, seed):
+    """How often each seed and each image is drawn in each round, as shares; the same for all values of one shape."""
+    rng = np.random.default_rng(seed)
+    return [rng.multinomial(n, np.full(n, 1 / n), rounds) / n for n in shape]
 
 
 def table_of(records: pd.DataFrame, name: str, column: str = "correct") -> pd.DataFrame:
