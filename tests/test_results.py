@@ -61,7 +61,7 @@ def test_figures_from_a_run_are_written_whole(tiny, tmp_path, monkeypatch):
     run = fit(tiny, progress=False)
     image = plots.show(plots.learning_curves({"tiny": run.metrics}), "curve", "a curve")
     assert (tmp_path / "figures" / "curve.png").read_bytes() == image.data
-    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["curve.png"]
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["curve.png", "curve.svg"]
 
 
 def test_profiles(monkeypatch):
