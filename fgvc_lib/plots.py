@@ -24,12 +24,14 @@ DPI = 90
 
 
 def show(figure: Figure, name: str, alt: str) -> Image:
-    """Write figures/NAME.png and .svg and return the picture for the notebook, with `alt` as its text alternative."""
+    """Write figures/NAME.png, and .svg of a figure that is all lines and text, and return the picture for the notebook,
+    with `alt` as its text alternative."""
     data, drawing = png(figure), io.BytesIO()
     write_whole(figures_folder() / f"{name}.png", data)
-    with matplotlib.rc_context({"svg.hashsalt": name}):  # the same drawing, the same file
-        figure.savefig(drawing, format="svg", metadata={"Date": None, "Title": alt})
-    write_whole(figures_folder() / f"{name}.svg", drawing.getvalue())
+    if not any(axis.images for axis in figure.axes):  # photographs do not grow sharper
+        with matplotlib.rc_context({"svg.hashsalt": name}):  # the same drawing, the same file
+            figure.savefig(drawing, format="svg", metadata={"Date": None, "Title": alt})
+        write_whole(figures_folder() / f"{name}.svg", drawing.getvalue())
     return Image(data, alt=alt)
 
 

@@ -43,7 +43,7 @@ def fgsm(
 
 
 def attribute(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, method: str = "gradient", samples: int = 16
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, method: str = "gradient", samples: int = 8
 ) -> torch.Tensor:
     """What speaks for the logit of `labels`, by one of METHODS: maps (B, H, W), absolute values summed over the channels.
 
