@@ -44,7 +44,8 @@ def pretrain(name: str) -> Path:
         save_google(model, path)
     else:
         tensors = {
-            key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in model.state_dict().items()
+            key: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+            for key, tensor in model.state_dict().items()
         }
         write_whole(path, safetensors.torch.save(tensors))
     write_whole(path.with_suffix(".md"), _card(run, path))

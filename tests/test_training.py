@@ -144,7 +144,7 @@ def test_a_truncated_image_stops_before_training_or_is_skipped(tiny, runs, capsy
 
 
 def test_options_that_do_not_exist_or_go_together(tiny):
-    with pytest.raises(ConfigError, match="'vgg'.*resnet18, vit_b16"):
+    with pytest.raises(ConfigError, match="'vgg'.*resnet18, efficientnet_lite0, vit_b16"):
         build_model(tiny.replace(model="vgg"), 3)
     with pytest.raises(ConfigError, match="resnet18 has none"):
         build_model(tiny.replace(model="resnet18"), 3)
