@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from .config import Experiment, project_path, report_rows, runs_folder
+from .config import PROFILES, Experiment, project_path, report_rows, runs_folder
 from .datasets import batches, box_views, counting_points, open_splits
 from .errors import ConfigError, DataError
 from .files import write_whole
@@ -42,7 +42,9 @@ def grid(base: Experiment) -> dict[str, Experiment]:
 def photo_grid(base: Experiment) -> dict[str, Experiment]:
     """The rows for real photographs: the CNN, the ViT and the four fusions, and EfficientNet-Lite0, which does have ImageNet
     behind it, each from its pre-trained weights and from scratch."""
-    rows = report_rows(base.replace(steps=3_000, warmup_steps=150, checkpoint_every=1_000, log_every=100))
+    rows = report_rows(
+        base.replace(steps=4 * base.steps, warmup_steps=2 * base.warmup_steps, checkpoint_every=4 * base.steps)
+    )
     names = ("ResNet-18", "ViT, overlap", "PSM add", "PSM matmul", "PSM lastlayer", "PSM mul")
     rows = {name: rows[name] for name in names}
     rows["EfficientNet-Lite0"] = rows["ResNet-18"].replace(model="efficientnet_lite0", weights="imagenet")
@@ -51,8 +53,9 @@ def photo_grid(base: Experiment) -> dict[str, Experiment]:
 
 def plan(base: Experiment) -> tuple[dict[str, Experiment], tuple[int, ...], Path]:
     """What `ablate` runs on the experiment's data: the grid, its seeds, and the file that keeps its records."""
-    if base.data and base.profile != "full":
-        return photo_grid(base), SEEDS[:3], project_path(f"data/results/{Path(base.data).name}.parquet")
+    if base.data != PROFILES[base.profile].data:
+        name = project_path(base.data).resolve().name
+        return photo_grid(base), SEEDS[:3], project_path(f"data/results/photos-{name}.parquet")
     return grid(base), SEEDS, project_path(f"data/results/{base.profile}.parquet")
 
 
@@ -91,7 +94,7 @@ def _on_ray(experiments, address):
         import ray
     except ImportError:
         raise ConfigError("ablate on Ray needs the extra `ray`: pip install 'fgvc_lib[ray]'") from None
-    ray.init(None if address == "local" else address, ignore_reinit_error=True, log_to_driver=False)
+    ray.init(address, ignore_reinit_error=True, log_to_driver=False)
     gpus = ray.cluster_resources().get("GPU", 0)
     task = ray.remote(num_cpus=1, num_gpus=0.25 if gpus else 0, max_retries=5)(_task)
     waiting = [task.remote(experiment, str(project_path(".").resolve()), str(runs_folder())) for experiment in experiments]
@@ -114,6 +117,8 @@ def looks(run: Run, method: str | None = None) -> pd.DataFrame:
     (selected_...). No columns for data without boxes."""
     experiment = run.experiment
     model, (_, test) = load_model(run), open_splits(experiment)
+    tested = set(run.predictions["id"])  # without those that could not be decoded
+    test.drop([place for place, image in enumerate(test.ids) if image not in tested])
     if test.boxes is None:
         return pd.DataFrame(index=range(len(test)))
     boxes, points, frames, first = box_views(test, experiment), counting_points(test, experiment), [], 0

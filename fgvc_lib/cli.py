@@ -88,13 +88,14 @@ def rerun(row: tyro.conf.Positional[str], seed: int = 0) -> None:
     """Train a row of the committed ablation again, as it is recorded, and hold the result against the record."""
     from .ablation import plan, read_records
     from .ablation import rerun as again
-    from .results import summary
+    from .results import summary, table_of
 
     records = read_records(plan(active_experiment())[2])
     run, before = again(records, row, seed), summary(records[records["row"] == row], row).loc[row]
+    then = table_of(records, row).loc[seed].mean()
     found = run.correct.mean()
     inside = "inside" if before["low"] <= found <= before["high"] else "outside"
-    print(f"{row}, seed {seed}: {found:.1%}; recorded over {before['seeds']:.0f} seeds: {before['accuracy']:.1%} "
+    print(f"{row}, seed {seed}: {found:.1%}, recorded {then:.1%}; over {before['seeds']:.0f} seeds {before['accuracy']:.1%} "
           f"({before['low']:.1%} to {before['high']:.1%}): {inside} the interval. The run is in {run.folder}")  # fmt: skip
 
 

@@ -129,11 +129,12 @@ class CUB200(ImageSet):
             [files[i] for i in ids], [position[label_of[i]] for i in ids], classes.values(), transform,
             ids, fingerprint.hexdigest(),
         )  # fmt: skip
-        self._read_annotations(root)
+        self._read_annotations(root, list(classes))
 
-    def _read_annotations(self, root):
+    def _read_annotations(self, root, class_ids):
         if (root / "attributes.csv").exists():
-            self.attributes = pd.read_csv(root / "attributes.csv", dtype=str, keep_default_na=False)
+            looks = pd.read_csv(root / "attributes.csv", dtype=str, keep_default_na=False).set_index("class_id")
+            self.attributes = looks.reindex(map(str, class_ids)).reset_index()
         if (root / "bounding_boxes.txt").exists():
             box_of = {row[0]: row[1:] for row in _read(root / "bounding_boxes.txt", int, float, float, float, float)}
             _same_ids(root / "bounding_boxes.txt", box_of, self.ids)
@@ -152,7 +153,8 @@ class CUB200(ImageSet):
             if (root / "diagnostic_parts.csv").exists():
                 rows = pd.read_csv(root / "diagnostic_parts.csv")
                 self.diagnostic = np.zeros((len(self.classes), len(names)), dtype=bool)
-                self.diagnostic[rows["class_id"] - 1, rows["part_id"] - 1] = True
+                places = pd.Index(class_ids).get_indexer(rows["class_id"]), pd.Index(column).get_indexer(rows["part_id"])
+                self.diagnostic[places] = True
 
 
 def _read(path, *types):
@@ -201,8 +203,12 @@ def _from_torchvision(kind, paths, labels, train, **options):
 def _folders(root, split="train", transform=None):
     """A folder a class, below train/ and test/; or side by side, then every fifth image of a class is for testing."""
     root, apart = Path(root), (Path(root) / "train").is_dir()
+    if split not in ("train", "test"):
+        raise ConfigError(f"unknown split {split!r}: choose train or test")
     base = root / split if apart else root
     names = sorted(folder.name for folder in (root / "train" if apart else root).glob("[!.]*") if folder.is_dir())
+    if apart and (more := {folder.name for folder in (root / "test").glob("[!.]*") if folder.is_dir()} - {*names}):
+        raise DataError(f"{root / 'test'} has classes without training images: {', '.join(sorted(more)[:5])}")
     paths, labels = [], []
     for label, name in enumerate(names):
         files = sorted(file for file in (base / name).rglob("*") if file.suffix.lower() in SUFFIXES)
@@ -330,6 +336,8 @@ def part_points(images: ImageSet, experiment: Experiment) -> np.ndarray:
 def counting_points(images: ImageSet, experiment: Experiment) -> np.ndarray:
     """`part_points` of the parts that set an image's class apart from its siblings, the others nan; where the data set does
     not say which these are, all of them."""
+    if images.parts is None:
+        return np.full((len(images), 1, 2), np.nan)
     points = part_points(images, experiment)
     return points if images.diagnostic is None else np.where(images.diagnostic[images.labels][..., None], points, np.nan)
 

@@ -52,8 +52,11 @@ def build_report() -> Path:
             target = path if built_in else new / "notebooks" / path.name
             _execute(path, notebook, bar)
             write_whole(target, nbformat.writes(notebook) + "\n")
-    records, photos, step = plan(experiment)[2], *map(project_path, ("data/results/CUB_40.parquet", "data/bench/step.json"))
-    if built_in and records.is_file():
+    records, photos, step = (
+        plan(experiment)[2],
+        *map(project_path, ("data/results/photos-CUB_40.parquet", "data/bench/step.json")),
+    )
+    if built_in and all(file.is_file() for file in (records, photos, step)):
         cost = pd.DataFrame(json.loads(step.read_text())["rows"])
         for name, lang in (("RESULTS.md", "en"), ("RESULTS.zh-CN.md", "zh-CN")):
             write_whole(project_path(name), results(read_records(records), read_records(photos), cost, lang))

@@ -26,7 +26,7 @@ def efficientnet_lite0(num_classes: int, pretrained: bool) -> nn.Module:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError:
         raise ConfigError("efficientnet_lite0 needs the extra `lite`: pip install 'fgvc_lib[lite]'") from None
-    model = EfficientNet.from_name("efficientnet-lite0", override_params={"num_classes": num_classes})
+    model = EfficientNet.from_name("efficientnet-lite0", num_classes=num_classes)
     if pretrained:
         path = EfficientnetLite0ModelFile.get_model_file_path()
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -113,7 +113,10 @@ def expected_calibration_error(predictions: pd.DataFrame, bins: int = 15) -> flo
     """How far confidence and accuracy lie apart, weighted over equal bins of confidence (Guo et al. 2017, eq. 3), 0..1."""
     right = (predictions["label"] == predictions["prediction"]).astype(float)
     groups = pd.DataFrame(
-        {"gap": right - predictions["probability"], "bin": (predictions["probability"] * bins).astype(int)}
+        {
+            "gap": right - predictions["probability"],
+            "bin": (predictions["probability"] * bins).astype(int).clip(upper=bins - 1),
+        }
     )
     return float(groups.groupby("bin")["gap"].sum().abs().sum() / len(groups))
 
@@ -134,8 +137,9 @@ def _draws(shape, rounds, seed):
 def table_of(records: pd.DataFrame, name: str, column: str = "correct") -> pd.DataFrame:
     """One column of one row of an ablation's records (see `ablation.collect`): seeds by test images."""
     frame = records[records["row"] == name]
-    if frame.empty:
-        raise DataError(f"the records have no row {name!r}: run the ablation to its end")
+    if frame.empty or column not in ("correct", *frame):
+        missing = f"row {name!r}" if frame.empty else f"column {column!r}"
+        raise DataError(f"the records have no {missing}: run the ablation to its end")
     values = frame["label"] == frame["prediction"] if column == "correct" else frame[column]
     return frame.assign(value=values.astype(float)).pivot(index="seed", columns="id", values="value")
 
@@ -153,11 +157,12 @@ def paired(records: pd.DataFrame, one: str, other: str) -> dict[str, float]:
     Raises DataError if the rows were not run with the same seeds on the same images.
     """
     first, second = table_of(records, one), table_of(records, other)
-    if not (first.index.equals(second.index) and first.columns.equals(second.columns)):
+    same = first.index.equals(second.index) and first.columns.equals(second.columns)
+    if not same or first.isna().any(axis=None) or second.isna().any(axis=None):
         raise DataError(f"{one} and {other} have not the same seeds and test images: run the ablation to its end")
     differences = bootstrap((first - second).to_numpy())
     low, high = np.quantile(differences, (0.025, 0.975))
-    p = max(2 * min((differences <= 0).mean(), (differences >= 0).mean()), 1 / len(differences))
+    p = max(2 * min((differences <= 0).mean(), (differences >= 0).mean()), 2 / len(differences))
     return {"difference": (first - second).to_numpy().mean(), "low": low, "high": high, "p": min(1.0, p)}
 
 

@@ -59,17 +59,18 @@ def attribute(
     from captum import attr  # slow to import
 
     with _frozen(model), torch.random.fork_rng():
-        torch.manual_seed(0)
         images = images.detach().requires_grad_()
         if method == "Grad-CAM":
             maps = attr.LayerGradCam(model, model.layer4).attribute(images, labels, relu_attributions=True)
             return F.interpolate(maps.detach(), images.shape[-2:], mode="bilinear")[:, 0]
         if method == "SmoothGrad":
-            noise = 0.15 * (images.max() - images.min()).item()
-            smooth = attr.NoiseTunnel(attr.Saliency(model))
-            maps = smooth.attribute(
-                images, nt_samples=samples, nt_samples_batch_size=1, stdevs=noise, target=labels, abs=False
-            )
+            smooth, maps = attr.NoiseTunnel(attr.Saliency(model)), []
+            for image, label in zip(images.split(1), labels.split(1), strict=True):  # each with its own range and noise
+                torch.manual_seed(0)
+                noise = 0.15 * (image.max() - image.min()).item()
+                options = {"nt_samples": samples, "stdevs": noise, "target": label, "abs": False}
+                maps.append(smooth.attribute(image, **options))
+            maps = torch.cat(maps)
         else:
             integrate = attr.IntegratedGradients(model)
             maps = integrate.attribute(images, target=labels, n_steps=samples, internal_batch_size=len(images))

@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,8 +47,10 @@ def load_pretrained(model: nn.Module, source, init_last_block: bool = False) -> 
     chosen, report = {}, LoadReport([], [], [])
     for name, target in wanted.items():
         value = state.get(name)
-        if (last_block and name.startswith(last_block)) or (
-            name in CLASSIFIERS and (value is None or value.shape != target.shape)
+        if (
+            (last_block and name.startswith(last_block))
+            or (name in CLASSIFIERS and (value is None or value.shape != target.shape))
+            or (value is None and name.endswith("num_batches_tracked"))
         ):
             report.fresh.append(name)
         elif value is None:
@@ -83,7 +87,8 @@ def read_weights(path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise WeightsError(f"the weights file {path} is missing: `make data` fetches it, or put it there by hand")
     card = path.with_suffix(".md")  # of those that `pretrain` writes
-    if card.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() not in card.read_text():
+    known = re.search(r"SHA-256 \| ([0-9a-fA-F]{64})", card.read_text(errors="replace")) if card.is_file() else None
+    if known and hashlib.sha256(path.read_bytes()).hexdigest() != known[1].lower():
         raise WeightsError(
             f"{path} has not the SHA-256 that {card.name} gives: restore both, or run `python -m fgvc_lib pretrain`"
         )
@@ -94,10 +99,14 @@ def read_weights(path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         if path.suffix in (".pth", ".pt"):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(state, Mapping):
+                raise ValueError("it holds no state dict")
+            return state
     except WeightsError:
         raise
-    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, TypeError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile,
+            safetensors.SafetensorError) as error:  # fmt: skip
         raise WeightsError(f"{path} cannot be read as weights ({error}): fetch it again") from error
     raise WeightsError(f"{path} ends in {path.suffix!r}: weights are .npz, .safetensors, .pth or .pt files")
 

@@ -1,3 +1,4 @@
+import shutil
 import threading
 import time
 
@@ -9,6 +10,7 @@ import pytest
 from fgvc_lib import ablation as module
 from fgvc_lib.ablation import ablate, grid, jobs, looks, plan, progress, read_records, rerun, write_records
 from fgvc_lib.config import PROFILES
+from fgvc_lib.datasets import open_splits
 from fgvc_lib.errors import ConfigError, DataError
 from fgvc_lib.results import bootstrap, expected_calibration_error, summary
 from fgvc_lib.training import fit
@@ -32,7 +34,7 @@ def test_every_row_of_the_grid_is_another_experiment():
 
 def test_photographs_have_a_grid_of_their_own(tmp_path):
     rows, seeds, file = plan(PROFILES["quick"].replace(data=str(tmp_path / "photos")))
-    assert file.name == "photos.parquet" and seeds == (0, 1, 2)
+    assert file.name == "photos-photos.parquet" and seeds == (0, 1, 2)
     assert all(f"{name}, from scratch" in rows for name in rows if "scratch" not in name)
     assert rows["EfficientNet-Lite0"].weights and not any(rows[name].weights for name in rows if "scratch" in name)
     rows, seeds, file = plan(PROFILES["quick"])
@@ -48,6 +50,18 @@ def test_looks_of_a_run_on_annotated_birds(birds, runs, tiny):
     other = looks(run, "integrated gradients")
     assert not other["map_box"].equals(hits["map_box"]) and other["selected_bird"].equals(hits["selected_bird"])
     assert looks(fit(tiny, progress=False)).empty  # no boxes, no columns
+
+
+def test_looks_leaves_out_what_could_not_be_decoded(birds, runs, tiny, tmp_path):
+    folder = shutil.copytree(birds, tmp_path / "birds")
+    experiment = tiny.replace(data=str(folder), image_size=64, resize_size=72, skip_broken=True)
+    broken = open_splits(experiment)[1].paths[2]
+    broken.write_bytes(broken.read_bytes()[:300])
+    run = fit(experiment, progress=False)
+    assert len(looks(run)) == len(run.predictions) == len(open_splits(experiment)[1]) - 1
+    shutil.rmtree(folder / "parts")
+    whole = fit(experiment.replace(seed=1), progress=False)
+    assert looks(whole)["map_part"].isna().all() and looks(whole)["map_box"].gt(0).all()
 
 
 def test_a_grid_with_an_unknown_option():

@@ -200,3 +200,14 @@ def test_the_hash_is_of_what_comes_out():
 def test_a_warm_up_longer_than_the_training_is_refused(tiny):
     with pytest.raises(ConfigError, match="warmup_steps 9 .* steps, 4"):
         tiny.replace(warmup_steps=9)
+
+
+def test_efficientnet_with_and_without_its_weights(tiny):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    rows = [tiny.replace(model="efficientnet_lite0", fusion=None, weights=weights) for weights in ("imagenet", "")]
+    torch.manual_seed(0)
+    trained, fresh = (build_model(row, 3).eval() for row in rows)
+    images = torch.randn(2, 3, 32, 32)
+    assert trained(images).shape == (2, 3) and not torch.allclose(trained(images), fresh(images))
+    assert torch.equal(trained._conv_stem.weight, build_model(rows[0], 5)._conv_stem.weight)
+    assert rows[0].hash() != rows[1].hash() and fit(rows[1], progress=False).finished

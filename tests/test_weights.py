@@ -144,9 +144,25 @@ def test_a_file_that_is_not_the_one_of_its_card(tmp_path):
     safetensors.torch.save_file(VisionTransformer(PLAIN).state_dict(), path)
     path.with_suffix(".md").write_text(f"SHA-256 | {hashlib.sha256(path.read_bytes()).hexdigest()}")
     load_pretrained(VisionTransformer(PLAIN), path)
-    path.with_suffix(".md").write_text("SHA-256 | 0123")
+    path.with_suffix(".md").write_text(f"SHA-256 | {64 * '0'}")
     with pytest.raises(WeightsError, match="w.safetensors has not the SHA-256 that w.md gives"):
         load_pretrained(VisionTransformer(PLAIN), path)
+
+
+def test_a_resnet_checkpoint_without_its_counters():
+    state = {name: tensor for name, tensor in resnet18(1000).state_dict().items() if "num_batches_tracked" not in name}
+    report = load_pretrained(resnet18(7), state)
+    assert len(report.loaded) == 100 and all("num_batches" in name or name.startswith("fc") for name in report.fresh)
+
+
+@pytest.mark.parametrize("name", ["page.pth", "empty.pth", "empty.npz", "tensor.pth"])
+def test_files_that_are_something_else(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"<!doctype html>" if name.startswith("page") else b"")
+    if name == "tensor.pth":
+        torch.save(torch.ones(2), path)
+    with pytest.raises(WeightsError, match=f"{name} cannot be read as weights"):
+        load_pretrained(resnet18(7), path)
 
 
 def test_unreadable_files(tmp_path):
