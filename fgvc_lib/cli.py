@@ -113,7 +113,9 @@ def explain(
     from .explain import explain as run_on
     from .explain import find_photos, named_run
 
-    table = run_on(find_photos(photos), named_run(run), out)
+    chosen = named_run(run)
+    print(f"Run {chosen.folder.name}: {chosen.experiment.title}")
+    table = run_on(find_photos(photos), chosen, out)
     write_whole(out / "predictions.csv", table.to_csv(index=False))
     if json:
         write_whole(out / "predictions.json", table.to_json(orient="records", indent=1))

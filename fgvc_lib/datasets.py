@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -246,7 +247,7 @@ def build_dataset(name: str, root, split: str = "train", transform=None) -> Imag
 
 def class_title(name: str) -> str:
     """A class's name to read: '004.Purple_Finch' -> 'Purple Finch'."""
-    return name.split(".", 1)[-1].replace("_", " ")
+    return re.sub(r"^\d+\.", "", name).replace("_", " ")
 
 
 def normalisation(experiment: Experiment):

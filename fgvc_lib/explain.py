@@ -24,6 +24,7 @@ from .training import find_run, load_model
 from .vit import VisionTransformer
 
 BATCH = 32
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # those that need no other program
 MOST_PIXELS = 50_000_000  # of a photograph: larger ones would take more than a gigabyte on the way
 
 
@@ -34,7 +35,7 @@ def read_photo(source, name: str = "the file") -> tuple[Image.Image, list[str]]:
     """
     remarks = []
     try:
-        with Image.open(source) as image:
+        with Image.open(source, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 size = f"{image.width} x {image.height} pixels"
                 raise DataError(f"{name} has {size}: scale it down to {MOST_PIXELS // 1_000_000} million or fewer")
@@ -50,7 +51,7 @@ def read_photo(source, name: str = "the file") -> tuple[Image.Image, list[str]]:
             return image.convert("RGB"), remarks
     except DataError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's decoders raise of every kind
         raise DataError(f"{name} is not an image that can be read: choose a JPEG, PNG or WebP file") from error
 
 
@@ -60,6 +61,8 @@ def find_photos(patterns: Iterable[str | Path]) -> dict[Path, Path]:
     Raises DataError for a pattern that matches nothing.
     """
     found = []
+    if not (patterns := list(patterns)):
+        raise ConfigError("name at least one photograph, folder or pattern to explain")
     for pattern in map(str, patterns):
         matches = [Path(pattern)] if Path(pattern).exists() else map(Path, sorted(glob.glob(pattern, recursive=True)))
         files = []
@@ -96,7 +99,8 @@ def explain(photos: dict[Path, Path], run: Run, out: Path) -> pd.DataFrame:
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, experiment = load_model(run).to(device), run.experiment
-    transform, classes = build_transform(experiment, train=False), open_splits(experiment)[0].classes
+    transform = build_transform(experiment, train=False)
+    classes = run.environment.get("class_names") or open_splits(experiment)[0].classes  # runs of before kept no names
     names, rows = [class_title(name) for name in classes], []
     files = list(photos)
     with ThreadPoolExecutor(4) as pool, tqdm(total=len(files), desc="explain", unit="photo") as bar:

@@ -21,7 +21,7 @@ from .plots import to_picture
 from .saliency import input_gradient, patch_boxes, selection_hits
 from .synthbirds import ATTRIBUTES
 from .training import find_run, load_model
-from .vit import VisionTransformer
+from .vit import PRESETS, VisionTransformer
 
 MEAN, NONE = "mean of heads", "none"
 CNN = "ResNet-18"
@@ -206,8 +206,8 @@ def explorer(base: Experiment) -> widgets.Widget:
     state = Explorer(base)
     names = list(state.rows)
     first = "PSM mul" if "PSM mul" in names else names[-1]
-    depth = max((state.model(n).cfg.depth for n in names if n != CNN), default=2)
-    heads = max((state.model(n).cfg.heads for n in names if n != CNN), default=1)
+    shapes = [PRESETS[row.model] for row in state.rows.values() if row.model in PRESETS]
+    depth, heads = max((shape.depth for shape in shapes), default=2), max((shape.heads for shape in shapes), default=1)
 
     def control(kind, description, *values, **options):
         style = {"description_width": "7.5rem"}
@@ -263,6 +263,7 @@ def explorer(base: Experiment) -> widgets.Widget:
         if not change["new"]:
             return
         file = change["new"][0]
+        upload.value = ()  # so that the same file can be chosen again
         try:
             chosen["upload"], remarks = state.upload(bytes(file["content"]), file["name"])
             say("; ".join(remarks))

@@ -50,7 +50,7 @@ def marked(
         taken[int(part)] = place_in_patch + 1
         x, y = part % columns * stride * scale, part // columns * stride * scale
         edge = patch_size * scale
-        inset = 3 * place_in_patch
+        inset = min(3 * place_in_patch, edge / 2 - 3)
         colour = COLOURS[head % len(COLOURS)]
         pen.rectangle((x + inset, y + inset, x + edge - inset, y + edge - inset), outline="white", width=4)
         pen.rectangle((x + inset, y + inset, x + edge - inset, y + edge - inset), outline=colour, width=2)

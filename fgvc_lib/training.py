@@ -124,7 +124,8 @@ def _fit(experiment, run, splits, progress):
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     write_whole(run.folder / "model.safetensors", safetensors.torch.save(tensors))
     record = {
-        "classes": len(train.classes), "parameters": sum(p.numel() for p in model.parameters()), "skipped": skipped,
+        "classes": len(train.classes), "class_names": train.classes, "skipped": skipped,
+        "parameters": sum(p.numel() for p in model.parameters()),
         "seconds": state["seconds"], "step_ms": 1e3 * float(np.median(state["step_seconds"])), **_environment(model),
     }  # fmt: skip
     write_whole(run.folder / "environment.json", json.dumps(record, indent=1))

@@ -115,7 +115,7 @@ def test_the_page(project, tmp_path):
         assert "% sure" in page.inner_text(".looks h3") and species
         assert page.evaluate("[...document.querySelectorAll('.looks img')].every(i => i.alt && i.naturalWidth)")
         page.set_viewport_size({"width": 390, "height": 800})
-        assert page.evaluate("document.querySelector('.looks').scrollWidth <= window.innerWidth")
+        page.wait_for_function("document.querySelector('.looks').scrollWidth <= window.innerWidth")  # once it is laid out
         page.screenshot(path=project / "page.png", full_page=True)
 
 

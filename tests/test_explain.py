@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import numpy as np
@@ -113,3 +114,22 @@ def test_best_first():
     import torch
 
     assert best_first(torch.tensor([0.1, 0.6, 0.3]), 2) == [(1, pytest.approx(0.6)), (2, pytest.approx(0.3))]
+
+
+def test_many_heads_on_one_patch():
+    marked(np.zeros((224, 224, 3)), np.zeros(16, dtype=int), 18, 16, 12)
+
+
+def test_a_truncated_animation_is_no_traceback(tmp_path):
+    frames = [Image.fromarray(np.random.default_rng(i).integers(0, 255, (60, 60, 3), dtype=np.uint8)) for i in range(2)]
+    frames[0].save(tmp_path / "m.gif", save_all=True, append_images=frames[1:])
+    content = (tmp_path / "m.gif").read_bytes()
+    for length in range(20, len(content), 400):
+        (tmp_path / "cut.gif").write_bytes(content[:length])
+        with contextlib.suppress(DataError):  # read as far as it goes, or said; nothing else
+            read_photo(tmp_path / "cut.gif", "cut.gif")
+
+
+def test_no_photograph_named():
+    with pytest.raises(ConfigError, match="name at least one photograph"):
+        find_photos([])
