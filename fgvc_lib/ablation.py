@@ -42,12 +42,9 @@ def grid(base: Experiment) -> dict[str, Experiment]:
 def photo_grid(base: Experiment) -> dict[str, Experiment]:
     """The rows for real photographs: the CNN, the ViT and the four fusions, and EfficientNet-Lite0, which does have ImageNet
     behind it, each from its pre-trained weights and from scratch."""
-    rows = report_rows(
-        base.replace(steps=4 * base.steps, warmup_steps=2 * base.warmup_steps, checkpoint_every=4 * base.steps)
-    )
-    names = ("ResNet-18", "ViT, overlap", "PSM add", "PSM matmul", "PSM lastlayer", "PSM mul")
-    rows = {name: rows[name] for name in names}
-    rows["EfficientNet-Lite0"] = rows["ResNet-18"].replace(model="efficientnet_lite0", weights="imagenet")
+    rows = grid(base.replace(steps=4 * base.steps, warmup_steps=2 * base.warmup_steps, checkpoint_every=4 * base.steps))
+    fused = ("PSM add", "PSM matmul", "PSM lastlayer", "PSM mul")
+    rows = {name: rows[name] for name in ("ResNet-18", "ViT, overlap", *fused, "EfficientNet-Lite0")}
     return rows | {f"{name}, from scratch": row.replace(weights="") for name, row in rows.items()}
 
 

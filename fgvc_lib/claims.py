@@ -16,7 +16,7 @@ FUSED = ("PSM add", "PSM matmul", "PSM lastlayer", "PSM mul")  # the course repo
 
 def claims(records: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
     """A row a claim of the course report: what it says, what was measured, and the verdict: confirmed, contradicted, or
-    cannot tell, where the 95 % interval holds zero.
+    cannot tell, where the 95 % interval holds zero (for the best of four: where Holm's p is not below 0.05 for all).
 
     records: from `ablation.collect`. cost: `bench.bench`'s table in the course report's own settings.
     """
