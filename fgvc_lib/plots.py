@@ -19,6 +19,11 @@ from .saliency import patch_boxes
 
 # seaborn's palette for the colour-blind, its two oranges apart
 COLOURS = [sns.color_palette("colorblind").as_hex()[place] for place in (0, 1, 2, 4, 9, 3, 5, 6, 7, 8)]
+# A row of the report's table looks the same in every figure: colour and marker.
+STYLES = {
+    "ResNet-18": (1, "s"), "ViT": (4, "v"), "ViT, overlap": (0, "o"), "PSM add": (3, "^"), "PSM matmul": (5, "<"),
+    "PSM lastlayer": (6, ">"), "PSM mul": (2, "D"), "PSM mul, contrastive": (7, "P"), "PSM mul, flatten": (8, "X"),
+}  # fmt: skip
 HEAT = "magma"  # perceptually even, readable in grey and by the colour-blind
 DPI = 90
 
@@ -121,7 +126,7 @@ def shares(values: dict[str, np.ndarray], xlabel: str) -> Figure:
 
 def patch_grids(picture: np.ndarray, patch_size: int, strides: Sequence[int]) -> Figure:
     """The same picture cut into patches, one panel a stride; two neighbouring patches stand out."""
-    figure, axes = _panels(1, len(strides), size=3.6, ratio=1.15)
+    figure, axes = _panels(1, len(strides), size=3.6, ratio=1.06)
     for axis, stride in zip(axes[0], strides, strict=True):
         side = (picture.shape[0] - patch_size) // stride + 1
         axis.imshow(picture)
@@ -150,14 +155,15 @@ def position_similarity(pos_embed: torch.Tensor, grid: tuple[int, int]) -> Figur
 def learning_curves(metrics: dict[str, pd.DataFrame]) -> Figure:
     """Training loss and accuracy against the step, one line a run; dots: accuracy on the test images."""
     figure, axes = _axes(10, 3.8, columns=2)
-    for colour, (name, frame) in zip(COLOURS, metrics.items(), strict=False):
+    for name, frame in metrics.items():
+        colour = _style(name)["color"]
         axes[0].plot(frame["step"], frame["loss"].rolling(3, 1).mean(), color=colour, label=name)
         axes[1].plot(frame["step"], frame["accuracy"].rolling(3, 1).mean(), color=colour, label=name)
         tested = frame.dropna(subset="test_accuracy")
         axes[1].plot(tested["step"], tested["test_accuracy"], "o", color=colour, markeredgecolor="white")
     axes[0].set(xlabel="step", ylabel="training loss (mean of 3 log lines)")
     axes[1].set(xlabel="step", ylabel="accuracy: line training, dots test", ylim=(0, None))
-    axes[1].legend(frameon=False)
+    axes[1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -247,29 +253,38 @@ def differences(table: pd.DataFrame, reference: str) -> Figure:
 def robustness(table: pd.DataFrame) -> Figure:
     """Accuracy under attack: columns model, strength (grey levels), accuracy, low, high; a line a model."""
     figure, axis = _axes(7.5, 3.8)
-    for place, (name, frame) in enumerate(table.groupby("model", sort=False)):
-        axis.plot(frame["strength"], frame["accuracy"], marker="osD^v"[place % 5], color=_family(name), label=name)
-        axis.fill_between(frame["strength"], frame["low"], frame["high"], color=_family(name), alpha=0.18, linewidth=0)
+    for name, frame in table.groupby("model", sort=False):
+        axis.plot(frame["strength"], frame["accuracy"], label=name, **_style(name))
+        axis.fill_between(
+            frame["strength"], frame["low"], frame["high"], color=_style(name)["color"], alpha=0.18, linewidth=0
+        )
     axis.set(xlabel="strength of the attack, grey levels of 255", ylabel="test accuracy, 95 % interval", ylim=(0, None))
     axis.set_xticks(sorted(set(table["strength"])))
     axis.legend(frameon=False)
     return figure
 
 
+def _style(name):
+    place, marker = STYLES.get(name, (9, "*"))
+    return {"color": COLOURS[place], "marker": marker}
+
+
 def _family(name):
-    """One colour a kind of model, the same in every figure that compares kinds."""
+    """One colour a kind of model, for figures whose rows are named beside them."""
     return COLOURS[1] if "Net" in name else COLOURS[2] if "PSM" in name else COLOURS[0]
 
 
 def time_against_accuracy(table: pd.DataFrame) -> Figure:
     """Minutes of training against test accuracy, one point a row of `results.results_table`, with its interval."""
     figure, axis = _axes(8, 4.2)
-    markers = "osD^v<>Ph*"
-    for place, (name, row) in enumerate(table.iterrows()):
+    for name, row in table.iterrows():
         error = [[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]]
-        colour = COLOURS[place % len(COLOURS)]
-        axis.errorbar(row["minutes"], row["accuracy"], error, fmt=markers[place % 10], color=colour, label=name, capsize=3)
-    axis.set(xlabel="training time, minutes", ylabel="test accuracy, 95 % interval", xlim=(0, None), ylim=(0, None))
+        style = _style(name) | {"linestyle": "none", "capsize": 2, "elinewidth": 1, "label": name}
+        axis.errorbar(row["minutes"], row["accuracy"], error, **style)
+    axis.set(ylabel=f"test accuracy, 95 % interval, {int(table['images'].max()):,} images", ylim=(0, None))
+    axis.set(xlabel="training time, minutes, one run each", xscale="log")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("{x:g}")
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
