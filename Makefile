@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PORT ?= 8866
 # The last cells are for paper.
-VOILA := --VoilaConfiguration.preheat_kernel=True --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=static
+VOILA := --VoilaConfiguration.preheat_kernel=True --MappingKernelManager.cull_idle_timeout=1200 --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=static
 
 export PROFILE DATA DATASET
 

@@ -106,7 +106,7 @@ def explain(
 
     Args:
         photos: files, folders or patterns such as 'photos/*.jpg'.
-        run: a row of the report's table, such as "ViT, overlap", or a folder in runs/; "PSM mul" unless told.
+        run: a row of the report's table, such as "ViT, overlap", or a run's folder; "PSM mul" unless told.
         out: the folder.
         json: write predictions.json, too.
     """
@@ -115,14 +115,17 @@ def explain(
 
     chosen = named_run(run)
     print(f"Run {chosen.folder.name}: {chosen.experiment.title}")
-    table = run_on(find_photos(photos), chosen, out)
-    write_whole(out / "predictions.csv", table.to_csv(index=False))
+    table = run_on(find_photos(photos, out), chosen, out)
     if json:
         write_whole(out / "predictions.json", table.to_json(orient="records", indent=1))
     shown = table[["photo", "prediction", "confidence", "remarks", "problem"]].head(20)
     print(shown.to_string(index=False, formatters={"confidence": lambda value: "" if value != value else f"{value:.0%}"}))
     failed = int((table["problem"] != "").sum())
     print(f"{len(table) - failed} of {len(table)} photographs explained; pictures and predictions.csv are in {out}")
+    if failed:
+        raise DataError(
+            f"{failed} of {len(table)} photographs could not be read, see `problem` in {out / 'predictions.csv'}"
+        )
 
 
 def bench(setting: tyro.conf.OmitArgPrefixes[BenchSetting], quick: bool = False, json: Path | None = None) -> None:

@@ -23,7 +23,6 @@ from .saliency import input_gradient
 from .training import find_run, load_model
 from .vit import VisionTransformer
 
-BATCH = 32
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # those that need no other program
 MOST_PIXELS = 50_000_000  # of a photograph: larger ones would take more than a gigabyte on the way
 
@@ -55,9 +54,10 @@ def read_photo(source, name: str = "the file") -> tuple[Image.Image, list[str]]:
         raise DataError(f"{name} is not an image that can be read: choose a JPEG, PNG or WebP file") from error
 
 
-def find_photos(patterns: Iterable[str | Path]) -> dict[Path, Path]:
+def find_photos(patterns: Iterable[str | Path], out: Path = Path("explained")) -> dict[Path, Path]:
     """Photographs that files, folders (with those below them) and globs name -> the path of each below what all share.
 
+    What lies in `out`, from a run before, is left out of a folder that contains it.
     Raises DataError for a pattern that matches nothing.
     """
     found = []
@@ -67,8 +67,9 @@ def find_photos(patterns: Iterable[str | Path]) -> dict[Path, Path]:
         matches = [Path(pattern)] if Path(pattern).exists() else map(Path, sorted(glob.glob(pattern, recursive=True)))
         files = []
         for match in matches:
-            inside = sorted(match.rglob("*")) if match.is_dir() else ()
-            files += [file for file in inside if file.suffix.lower() in SUFFIXES] if match.is_dir() else [match]
+            inside = [file for file in sorted(match.rglob("*")) if file.suffix.lower() in SUFFIXES]
+            old = out.resolve() if match.resolve() in out.resolve().parents else None
+            files += [file for file in inside if old not in file.resolve().parents] if match.is_dir() else [match]
         if not files:
             raise DataError(f"no photograph at {pattern}: name files, folders or a pattern such as 'photos/*.jpg'")
         found += files
@@ -83,8 +84,9 @@ def named_run(name: str | None) -> Run:
     """
     rows = report_rows(active_experiment())
     name = name or "PSM mul"
-    run = find_run(rows[name]) if name in rows else Run(runs_folder() / name)
-    if name not in rows and not run.folder.is_dir():
+    folders = [folder for folder in (runs_folder() / name, Path(name)) if folder.is_dir()]
+    run = find_run(rows[name]) if name in rows else Run(folders[0]) if folders else None
+    if run is None:
         raise ConfigError(f"no run {name!r}: choose a folder in {runs_folder()} or one of {'; '.join(rows)}")
     if not run.finished:
         raise DataError(f"the run {name!r} is not finished: `make report` trains it")
@@ -92,30 +94,35 @@ def named_run(name: str | None) -> Run:
 
 
 def explain(photos: dict[Path, Path], run: Run, out: Path) -> pd.DataFrame:
-    """Predict photographs in batches and write for each a picture of the parts and maps below `out`.
+    """Predict photographs in batches, write for each a picture of the parts and maps below `out`, and predictions.csv.
 
     photos: from `find_photos`. Returns a row a photograph: photo, prediction, confidence (0..1), parts (patch indices; none
     where the model selects none), picture (path), remarks, problem ("" or why there is no prediction; the rest goes on).
+    The file keeps what was done if the call is interrupted.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, experiment = load_model(run).to(device), run.experiment
     transform = build_transform(experiment, train=False)
     classes = run.environment.get("class_names") or open_splits(experiment)[0].classes  # runs of before kept no names
-    names, rows = [class_title(name) for name in classes], []
-    files = list(photos)
-    with ThreadPoolExecutor(4) as pool, tqdm(total=len(files), desc="explain", unit="photo") as bar:
-        for first in range(0, len(files), BATCH):
-            batch = files[first : first + BATCH]
-            read = list(pool.map(lambda file: _read(file, transform), batch))
-            rows += [_row(file, problem=problem) for file, (_, _, problem) in zip(batch, read, strict=True) if problem]
-            good = [(file, *entry[:2]) for file, entry in zip(batch, read, strict=True) if not entry[2]]
-            if good:
-                images = torch.stack([image for _, image, _ in good]).to(device)
-                views = _views(model, images, experiment)
-                drawn = pool.map(lambda item: _draw(*item, out, photos, names), zip(good, views, strict=True))
-                rows += list(drawn)
-            bar.update(len(batch))
-    return pd.DataFrame(rows).set_index("photo").loc[[str(file) for file in files]].reset_index()
+    names, rows = [class_title(name) for name in classes], {}
+    files, size = list(photos), experiment.batch_size  # what fitted into memory in training
+    try:
+        with ThreadPoolExecutor(4) as pool, tqdm(total=len(files), desc="explain", unit="photo") as bar:
+            for first in range(0, len(files), size):
+                batch = files[first : first + size]
+                read = list(pool.map(lambda file: _read(file, transform), batch))
+                rows |= {f: _row(f, problem=problem) for f, (_, _, problem) in zip(batch, read, strict=True) if problem}
+                good = [(file, *entry[:2]) for file, entry in zip(batch, read, strict=True) if not entry[2]]
+                if good:
+                    images = torch.stack([image for _, image, _ in good]).to(device)
+                    views = _views(model, images, experiment)
+                    drawn = pool.map(lambda item: _draw(*item, out, photos, names), zip(good, views, strict=True))
+                    rows |= dict(zip((file for file, *_ in good), drawn, strict=True))
+                bar.update(len(batch))
+    finally:
+        table = pd.DataFrame([rows[file] for file in files if file in rows])
+        write_whole(out / "predictions.csv", table.to_csv(index=False))
+    return table
 
 
 def _read(file, transform):

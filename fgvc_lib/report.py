@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from tqdm import tqdm
 
 from .ablation import plan, read_records
@@ -87,6 +87,11 @@ def _execute(path, notebook, bar):
         number = code.index(running[-1]) + 1
         message = f"{path.name}, cell {number} of {len(code)} failed: {error.ename}: {error.evalue}"
         raise ReportError(f"{message}\n--- the cell ---\n{notebook.cells[running[-1]].source}") from error
+    except DeadKernelError as error:
+        where = f"cell {code.index(running[-1]) + 1} of {len(code)}" if running else "before its first cell"
+        raise ReportError(
+            f"{path.name}, {where}: Python was ended, most likely for want of memory; call it again"
+        ) from error
 
 
 def _code(notebook):

@@ -1,5 +1,6 @@
 """The executed notebooks and the results as one site of plain pages, which need no network to be read."""
 
+import copy
 import datetime
 import html
 from functools import cache
@@ -16,6 +17,7 @@ from .config import Experiment, project_path
 from .files import write_whole
 
 TITLE = "Telling apart birds that differ in an eye-ring"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 # Pages of text beside the chapters: file in the project, page, language, its name in the index.
 TEXTS = (("RESULTS.md", "results.html", "en", "Results"), ("RESULTS.zh-CN.md", "results.zh-CN.html", "zh-CN", "结果"))
 
@@ -25,7 +27,7 @@ def write_site(folder: Path, notebooks: dict[Path, nbformat.NotebookNode], exper
     chapters = [(f"{path.stem}.html", title_of(notebook)) for path, notebook in notebooks.items()]
     exporter = HTMLExporter(template_name="basic", embed_images=True)
     for place, notebook in enumerate(notebooks.values()):
-        body, _ = exporter.from_notebook_node(notebook)
+        body, _ = exporter.from_notebook_node(_on_paper(notebook))
         near = [(chapters[i] if 0 <= i < len(chapters) else None) for i in (place - 1, place + 1)]
         write_whole(folder / chapters[place][0], _page(chapters[place][1], _readable(body), near))
     pages = [entry for entry in TEXTS if texts and project_path(entry[0]).is_file()]
@@ -33,6 +35,15 @@ def write_site(folder: Path, notebooks: dict[Path, nbformat.NotebookNode], exper
         write_whole(folder / page, _page(f"{name}: {TITLE}", _markdown(project_path(file).read_text()), lang=lang))
     write_whole(folder / "index.html", _index(notebooks, chapters, pages, experiment))
     return folder / "index.html"
+
+
+def _on_paper(notebook):
+    """A copy of a notebook without the widgets, which need a kernel behind them."""
+    notebook = copy.deepcopy(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [one for one in cell.outputs if WIDGET not in one.get("data", {})]
+    return notebook
 
 
 def title_of(notebook: nbformat.NotebookNode) -> str:

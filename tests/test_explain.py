@@ -2,6 +2,7 @@ import contextlib
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -60,12 +61,11 @@ def test_files_folders_and_patterns(tmp_path):
 
 
 @pytest.mark.parametrize("changes", [{}, {"fusion": None}, {"fusion": None, "model": "resnet18"}])
-def test_each_kind_of_model_explains(tiny, tmp_path, monkeypatch, changes):
-    monkeypatch.setattr(module, "BATCH", 2)
+def test_each_kind_of_model_explains(tiny, tmp_path, changes):
     for name in "abc":
         picture(tmp_path / "in" / f"{name}.png")
     (tmp_path / "in" / "junk.png").write_bytes(b"junk")
-    run = fit(tiny.replace(**changes), progress=False)
+    run = fit(tiny.replace(batch_size=2, **changes), progress=False)
     table = explain(find_photos([tmp_path / "in"]), run, tmp_path / "out")
     assert [name[-5:] for name in table["photo"]] == ["a.png", "b.png", "c.png", "k.png"]
     assert table["problem"].str.contains("not an image").tolist() == [False] * 3 + [True]
@@ -74,6 +74,26 @@ def test_each_kind_of_model_explains(tiny, tmp_path, monkeypatch, changes):
     assert (good["parts"].str.len() == (0 if changes else 4)).all()
     for path in good["picture"]:
         assert Image.open(path).width > (3 if not changes else 2) * SIZE
+
+
+def test_an_interruption_keeps_what_was_done(tiny, tmp_path, monkeypatch):
+    run, done = fit(tiny.replace(batch_size=2), progress=False), []
+    photos = tmp_path / "photos"
+    for name in "abcd":
+        picture(photos / f"{name}.png")
+
+    def views(model, images, experiment, draw=module._views):
+        done.append(len(images))
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        return draw(model, images, experiment)
+
+    monkeypatch.setattr(module, "_views", views)
+    with pytest.raises(KeyboardInterrupt):
+        explain(find_photos([photos]), run, photos / "out")
+    kept = pd.read_csv(photos / "out" / "predictions.csv")
+    assert kept["photo"].tolist() == [str(photos / "a.png"), str(photos / "b.png")]
+    assert len(find_photos([photos], photos / "out")) == 4  # not the two pictures made
 
 
 def test_the_command(tiny, tmp_path, monkeypatch, capsys):
@@ -87,6 +107,10 @@ def test_the_command(tiny, tmp_path, monkeypatch, capsys):
     assert "1 of 1 photographs explained" in text and "greyscale" in text
     assert json.loads((tmp_path / "o" / "predictions.json").read_text())[0]["prediction"].startswith("Class")
     assert (tmp_path / "o" / "predictions.csv").is_file() and (tmp_path / "o" / "bird.jpg.jpg").is_file()
+    photo.write_bytes(b"junk")
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert "1 of 1 photographs could not be read" in capsys.readouterr().err
 
 
 def test_runs_that_are_not_there(tiny, monkeypatch):
@@ -95,6 +119,8 @@ def test_runs_that_are_not_there(tiny, monkeypatch):
         named_run("PSM best")
     with pytest.raises(DataError, match="'ViT' is not finished"):
         named_run("ViT")
+    run = fit(tiny, progress=False)
+    assert named_run(run.folder.name).folder == named_run(str(run.folder)).folder == run.folder
 
 
 def test_marks_and_maps_lie_where_the_patches_lie():
