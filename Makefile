@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PORT ?= 8866
-# The last cells are for paper.
-VOILA := --VoilaConfiguration.preheat_kernel=True --MappingKernelManager.cull_idle_timeout=1200 --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=static
+# The last cells are for paper; an upload is one message.
+MESSAGE := {'websocket_max_message_size':120000000}
+VOILA := "--Voila.tornado_settings=$(MESSAGE)" --VoilaConfiguration.preheat_kernel=True --MappingKernelManager.cull_idle_timeout=1200 --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_cell_tags=static
 
 export PROFILE DATA DATASET
 
@@ -33,7 +34,7 @@ lint: $(READY)  ## check the style of the library, the tests and the notebooks
 	$(BIN)/ruff format --check
 
 lab: $(READY)  ## open JupyterLab on the first notebook
-	$(BIN)/jupyter lab notebooks/01_data.ipynb
+	$(BIN)/jupyter lab "--ServerApp.tornado_settings=$(MESSAGE)" notebooks/01_data.ipynb
 
 app: $(READY)  ## serve the explorer as a page of its own, on http://localhost:8866
 	$(BIN)/voila notebooks/07_explorer.ipynb --no-browser --port=$(PORT) $(VOILA)

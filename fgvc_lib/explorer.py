@@ -25,7 +25,7 @@ from .vit import PRESETS, VisionTransformer
 
 MEAN, NONE = "mean of heads", "none"
 CNN = "ResNet-18"
-UPLOAD_LIMIT = 8_000_000  # bytes: what Jupyter's connection carries in one message, with room to spare
+UPLOAD_LIMIT = 30_000_000  # bytes; a larger file still has to arrive for its sender to be told, see MESSAGE in the Makefile
 STYLE = """<style>
 .looks {display: flex; flex-wrap: wrap; gap: 1rem; line-height: 1.4} .looks section {flex: 1 1 20rem; min-width: 0}
 .looks .pictures {display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .5rem}
@@ -257,7 +257,7 @@ def explorer(base: Experiment) -> widgets.Widget:
         show()
 
     def other_model(_):
-        show() if chosen["upload"] or outcome.value == "right or wrong" else filter_images()
+        show() if outcome.value == "right or wrong" else filter_images()
 
     def take(change):
         if not change["new"]:
@@ -265,7 +265,9 @@ def explorer(base: Experiment) -> widgets.Widget:
         file = change["new"][0]
         upload.value = ()  # so that the same file can be chosen again
         try:
-            chosen["upload"], remarks = state.upload(bytes(file["content"]), file["name"])
+            key, remarks = state.upload(bytes(file["content"]), file["name"])
+            outcome.value = "right or wrong"  # nobody knows of an upload
+            chosen["upload"] = key
             say("; ".join(remarks))
             show()
         except DataError as error:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -84,8 +85,8 @@ def choose(page, file):
 
 
 def options_of_make_app():
-    line = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("VOILA :="))
-    return line.split(":=")[1].split()
+    said = subprocess.run(["make", "-n", "app"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [word for word in shlex.split(said.splitlines()[-1]) if word.startswith("--") and not word.startswith("--port")]
 
 
 def test_the_page(project, tmp_path):
@@ -94,7 +95,9 @@ def test_the_page(project, tmp_path):
     junk = tmp_path / "junk.png"
     junk.write_bytes(b"no image")
     notebook = "notebooks/07_explorer.ipynb"
-    with serve(project, "voila", notebook, "--no-browser", *options_of_make_app()) as address, browse(address) as page:
+    large = tmp_path / "large.png"
+    large.write_bytes(bytes(31_000_000))
+    with serve(project, "voila", notebook, *options_of_make_app()) as address, browse(address) as page:
         page.wait_for_selector(".looks img")
         assert "def " not in page.inner_text("body") and page.locator(".looks section").count() == 1
         overlay = lambda: page.locator(".looks img").nth(1).get_attribute("src")  # noqa: E731
@@ -112,6 +115,8 @@ def test_the_page(project, tmp_path):
         assert "% sure" in page.inner_text(".looks h3")
         choose(page, junk)
         page.wait_for_selector("[role=alert]:has-text('junk.png is not an image that can be read')")
+        choose(page, large)
+        page.wait_for_selector("[role=alert]:has-text('large.png has 31 MB: choose a file below 30 MB')")
         assert "% sure" in page.inner_text(".looks h3") and species
         assert page.evaluate("[...document.querySelectorAll('.looks img')].every(i => i.alt && i.naturalWidth)")
         page.set_viewport_size({"width": 390, "height": 800})
