@@ -1,14 +1,18 @@
 """Quick pictures for the explorer and `explain`: milliseconds each, where a matplotlib figure takes tenths of a second."""
 
 import io
+from functools import cache
 
 import matplotlib
 import numpy as np
+from matplotlib.font_manager import fontManager
 from PIL import Image, ImageDraw, ImageFont
 
 from .plots import COLOURS, HEAT
 
 SIZE = 320  # pixels, both ways
+# For names of classes in Chinese, which the usual font has no letters for; the first that is installed is used.
+CJK = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "PingFang SC", "Microsoft YaHei")
 
 
 def photograph(picture: np.ndarray) -> Image.Image:
@@ -68,8 +72,14 @@ def in_a_row(images: list[Image.Image], titles: list[str], caption: str) -> Imag
         x = gap + place * (SIZE + gap)
         pen.text((x, 4), title, fill="black", font=font)
         sheet.paste(image, (x, head))
-    pen.text((gap, SIZE + head + 5), caption, fill="black", font=font)
+    pen.text((gap, SIZE + head + 5), caption, fill="black", font=(None if caption.isascii() else _cjk(15)) or font)
     return sheet
+
+
+@cache
+def _cjk(size):
+    files = {font.name: font.fname for font in fontManager.ttflist}
+    return next((ImageFont.truetype(files[name], size) for name in CJK if name in files), None)
 
 
 def jpeg(image: Image.Image) -> bytes:

@@ -121,7 +121,10 @@ def test_uploads(trained):
     upload(photo(mode="L"))
     assert "greyscale" in message.value and "Your photograph" in view.value
     before = view.value
-    for content, words in ((b"junk <b>", "&lt;i&gt;.png is not an image"), (b"0" * 30_000_001, "30 MB: choose a file below")):
+    for content, words in (
+        (b"junk <b>", "&lt;i&gt;.png is not an image"),
+        (b"0" * 30_000_001, "30 MB: choose a file below"),
+    ):
         upload(content, "<i>.png")
         assert words in message.value and 'role="alert"' in message.value and view.value == before
     controls["image"].value = 2
