@@ -1,6 +1,7 @@
 """The ablation: a grid of experiments over several seeds, and the file of records that the report's tables rest on."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from .config import PROFILES, Experiment, project_path, report_rows, runs_folder
-from .datasets import batches, box_views, counting_points, open_splits
+from .datasets import batches, box_views, counting_points, open_splits, part_points
 from .errors import ConfigError, DataError
 from .files import write_whole
 from .results import Run
@@ -20,7 +21,7 @@ from .saliency import attribute, input_gradient, map_hits, patch_boxes, selectio
 from .training import find_run, fit, load_model
 
 SEEDS = (0, 1, 2, 3, 4)
-SCHEMA = 2  # raised when older files of records cannot be read any more
+SCHEMA = 3  # raised when older files of records cannot be read any more
 
 
 def grid(base: Experiment) -> dict[str, Experiment]:
@@ -29,7 +30,8 @@ def grid(base: Experiment) -> dict[str, Experiment]:
     rows["EfficientNet-Lite0"] = rows["ResNet-18"].replace(model="efficientnet_lite0", weights="imagenet")
     overlap, mul = rows["ViT, overlap"], rows["PSM mul"]
     fewer = {"batch_size": 4 * base.batch_size, "steps": base.steps // 4, "warmup_steps": base.warmup_steps // 4}
-    larger = {"image_size": base.image_size + 48, "resize_size": base.resize_size + 48}
+    size = base.image_size + 48
+    larger = {"image_size": size, "resize_size": base.resize_size * size // base.image_size // 2 * 2}  # the same view
     return rows | {
         **{f"PSM {rule}": overlap.replace(fusion=rule) for rule in ("rollout", "lowrank", "maws", "random")},
         "PSM mul, last layer fresh": mul.replace(init_last_block=True),
@@ -52,7 +54,7 @@ def plan(base: Experiment) -> tuple[dict[str, Experiment], tuple[int, ...], Path
     """What `ablate` runs on the experiment's data: the grid, its seeds, and the file that keeps its records."""
     if base.data != PROFILES[base.profile].data:
         name = project_path(base.data).resolve().name
-        return photo_grid(base), SEEDS[:3], project_path(f"data/results/photos-{name}.parquet")
+        return photo_grid(base), SEEDS[:3], project_path(f"data/results/{base.profile}-{name}.parquet")
     return grid(base), SEEDS, project_path(f"data/results/{base.profile}.parquet")
 
 
@@ -118,16 +120,20 @@ def looks(run: Run, method: str | None = None) -> pd.DataFrame:
     test.drop([place for place, image in enumerate(test.ids) if image not in tested])
     if test.boxes is None:
         return pd.DataFrame(index=range(len(test)))
-    boxes, points, frames, first = box_views(test, experiment), counting_points(test, experiment), [], 0
-    for images, labels in batches(test, experiment):
-        batch = slice(first, first := first + len(images))
-        maps = attribute(model, images, labels, method) if method else input_gradient(model, images, labels)
-        frames.append(map_hits(maps.numpy(), boxes[batch], points[batch]))
+    boxes, counting, frames, first = box_views(test, experiment), counting_points(test, experiment), [], 0
+    points = counting if test.parts is None else part_points(test, experiment)
+    apart = np.full_like(points, np.nan) if test.diagnostic is None else counting  # where the data says what counts
+    with torch.random.fork_rng():
+        torch.manual_seed(experiment.seed)  # as `fit` does before it tests
+        for images, labels in batches(test, experiment):
+            batch = slice(first, first := first + len(images))
+            maps = attribute(model, images, labels, method) if method else input_gradient(model, images, labels)
+            frames.append(map_hits(maps.numpy(), boxes[batch], points[batch], apart[batch]))
     found = pd.concat(frames, ignore_index=True).add_prefix("map_")
     if experiment.fusion:
         rows, columns = model.cfg.grid
         patches = patch_boxes(range(rows * columns), columns, model.cfg.patch_size, model.cfg.stride)
-        hits = selection_hits(np.stack(run.predictions["parts"]), patches, boxes, points)
+        hits = selection_hits(np.stack(run.predictions["parts"]), patches, boxes, counting)
         found = found.join(hits.add_prefix("selected_"))
     return found.astype(np.float32)
 
@@ -141,11 +147,18 @@ def collect(runs: dict[tuple[str, int], Run]) -> pd.DataFrame:
     records = pd.concat(frames, ignore_index=True)
     records["row"] = records["row"].astype(pd.CategoricalDtype(dict.fromkeys(name for name, _ in runs)))
     made = [
-        {"row": name, "seed": seed, "experiment": dataclasses.asdict(run.experiment), "environment": run.environment}
+        {"row": name, "seed": seed, "run": run.folder.name, "environment": run.environment,
+         "experiment": dataclasses.asdict(run.experiment.replace(data=""))}
         for (name, seed), run in runs.items()
-    ]
-    records.attrs = {"schema": SCHEMA, "runs": made}
+    ]  # fmt: skip
+    records.attrs = {"schema": SCHEMA, "runs": json.dumps(made)}  # pandas copies what is here at every step
     return records
+
+
+def made(records: pd.DataFrame) -> list[dict]:
+    """How each run of some records was made: row, seed, run (its folder's name), experiment (without the data's folder),
+    environment."""
+    return json.loads(records.attrs["runs"])
 
 
 def write_records(records: pd.DataFrame, path: Path) -> None:
@@ -167,15 +180,17 @@ def read_records(path: Path) -> pd.DataFrame:
     return records
 
 
-def rerun(records: pd.DataFrame, name: str, seed: int = 0) -> Run:
-    """Train one row again from its recorded configuration, in a new folder, which is kept.
+def rerun(records: pd.DataFrame, name: str, seed: int = 0, data: str = "") -> Run:
+    """Train one row again on a data folder from its recorded configuration, in a new folder, which is kept. The new folder's
+    name is the recorded one only if data and weights are the same.
 
     Raises ConfigError, listing the rows or the seeds, for one that is not in the records.
     """
-    made = {(entry["row"], entry["seed"]): entry for entry in records.attrs["runs"]}
-    names, seeds = list(dict.fromkeys(row for row, _ in made)), sorted(number for row, number in made if row == name)
+    known = {(entry["row"], entry["seed"]): entry for entry in made(records)}
+    names, seeds = list(dict.fromkeys(row for row, _ in known)), sorted(number for row, number in known if row == name)
     if name not in names:
         raise ConfigError(f"no row {name!r} in the records: choose one of {'; '.join(names)}")
     if seed not in seeds:
         raise ConfigError(f"row {name!r} was not run with seed {seed}: choose one of {', '.join(map(str, seeds))}")
-    return fit(Experiment().replace(**made[name, seed]["experiment"]), runs=Path(mkdtemp(prefix="rerun-")))
+    experiment = Experiment().replace(**known[name, seed]["experiment"]).replace(data=data)
+    return fit(experiment, runs=Path(mkdtemp(prefix="rerun-")))

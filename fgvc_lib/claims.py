@@ -8,6 +8,7 @@ from string import Template
 import numpy as np
 import pandas as pd
 
+from .ablation import made
 from .results import bootstrap, holm, interval, paired, readable_summary, summary, table_of
 
 PLAIN = "ViT, overlap"  # the plain ViT that part selection is compared with
@@ -24,7 +25,7 @@ def claims(records: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
     found = [
         ("The ResNet-18 stays under 70 %", "under 70 %", f"{accuracy:.1%} ({low:.1%} to {high:.1%})",
          "cannot tell: the built-in birds were made that hard"),
-        ("A ViT is better than the CNN", "89.90 % against under 70 %", *_against(records, PLAIN, "ResNet-18")),
+        ("A ViT is better than the CNN", "far better: up to 89.90 %", *_against(records, PLAIN, "ResNet-18")),
         ("Overlapping patches help", "used throughout", *_against(records, PLAIN, "ViT")),
         ("Part selection helps", "its best model has it", *_against(records, "PSM mul", PLAIN)),
         ("`mul` is the best of the four fusions", "89.90 %, the best", *_best(records, "PSM mul")),
@@ -36,13 +37,34 @@ def claims(records: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
         f"{row['train_ratio']:.2f} of the time ({row['train_low']:.2f} to {row['train_high']:.2f})",
         _verdict(1 - row["train_high"], 1 - row["train_low"]),
     ))  # fmt: skip
-    part, even = (table_of(records, "ResNet-18", name) for name in ("map_part", "map_part_chance"))
+    part, even = (table_of(records, "ResNet-18", name) for name in ("map_counting", "map_counting_chance"))
     _, low, high = more = interval(part - even)
-    measured = (f"{interval(part)[0]:.1%} of its gradient on the bird lies on the parts that count, "
+    measured = (f"{interval(part)[0]:.1%} of its gradient around the bird's parts lies around those that count, "
                 f"{interval(even)[0]:.1%} if it lay evenly: {_points(more)}")  # fmt: skip
     found.append(("The CNN does not look at the fine differences", "roughly at the object", measured,
                   _verdict(-high, -low)))  # fmt: skip
     return pd.DataFrame(found, columns=["claim", "course report", "measured here", "verdict"]).set_index("claim")
+
+
+# What a row of the ablation should be held against, where that is not the plain ViT.
+CONTROLS = (
+    ("PSM mul", "PSM random"), ("PSM mul, larger image", "ViT, overlap, larger image"),
+    ("PSM mul, larger batch", "ViT, overlap, larger batch"), ("PSM mul, last layer fresh", "PSM mul"),
+    ("PSM mul, 2 patches a head", "PSM mul"), ("PSM mul, flatten", "PSM mul"),
+    ("PSM mul, from scratch", "ViT, overlap, from scratch"),
+)  # fmt: skip
+
+
+def controls(records: pd.DataFrame) -> pd.DataFrame:
+    """The pairs of CONTROLS that the records have: their difference with its interval, and whether it leaves out zero."""
+    there, found = set(records["row"]), {}
+    for one, other in CONTROLS:
+        if {one, other} <= there:
+            apart = paired(records, one, other)
+            clear = apart["low"] > 0 or apart["high"] < 0
+            word = ("better" if apart["difference"] > 0 else "worse") if clear else "not distinguishable"
+            found[f"{one} against {other}"] = {"difference": _points(list(apart.values())[:3]), "verdict": word}
+    return pd.DataFrame.from_dict(found, orient="index").rename_axis("model")
 
 
 def _verdict(low, high):
@@ -70,8 +92,9 @@ def _best(records, name):
 def selections(records: pd.DataFrame) -> pd.DataFrame:
     """Whether the selected patches lie where they should, a row a selecting row of the records, over seeds and images.
 
-    Columns, as text with 95 % intervals: patches on the bird, images with a part that counts hit, each beside the chance of
-    as many patches drawn at random; and by how much more often a hit goes with a right answer than a miss does.
+    Columns, as text with 95 % intervals: patches whose centre lies in the bird's box, images with a part that counts hit,
+    each beside the chance of as many patches drawn at random; and by how much more often a hit goes with a right answer than
+    a miss does.
     """
     found = {}
     for name in records["row"].unique():
@@ -85,7 +108,7 @@ def selections(records: pd.DataFrame) -> pd.DataFrame:
         gain = _share(hit * right, hit) - _share((1 - hit) * right, 1 - hit)  # the same draws in all four
         middle = (hit * right).sum() / hit.sum() - ((1 - hit) * right).sum() / (1 - hit).sum()
         found[name] = {
-            "patches on the bird": _percent(interval(get("selected_bird"))),
+            "patches in the box": _percent(interval(get("selected_bird"))),
             "chance": f"{interval(get('selected_bird_chance'))[0]:.1%}",
             "images with a part that counts hit": _percent(interval(get("selected_part"))),
             "chance ": f"{interval(get('selected_part_chance'))[0]:.1%}",
@@ -95,17 +118,19 @@ def selections(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def gradients(records: pd.DataFrame) -> pd.DataFrame:
-    """Where the input gradients lie, a row a row of the records: the pointing game, shares in the box and on parts."""
+    """Where the input gradients lie, a row a row of the records: the pointing game, and shares in the box, on the parts and
+    on those that count, each beside that of an even map."""
     found = {}
     for name in records["row"].unique():
         mean = {
             column: interval(table_of(records, name, f"map_{column}"))
-            for column in ("peak", "box", "box_chance", "part", "part_chance")
+            for column in ("peak", "box", "box_chance", "part", "part_chance", "counting", "counting_chance")
         }
         found[name] = {
-            "largest value on the bird": _percent(mean["peak"]),
-            "gradient in the box": _percent(mean["box"]), "chance": f"{mean['box_chance'][0]:.1%}",
-            "of that, on parts that count": _percent(mean["part"]), "chance ": f"{mean['part_chance'][0]:.1%}",
+            "largest value in the box": _percent(mean["peak"]),
+            "gradient in the box": _percent(mean["box"]), "if even": f"{mean['box_chance'][0]:.1%}",
+            "of that, on parts": _percent(mean["part"]), "if even ": f"{mean['part_chance'][0]:.1%}",
+            "of that, on parts that count": _percent(mean["counting"]), "if even  ": f"{mean['counting_chance'][0]:.1%}",
         }  # fmt: skip
     return pd.DataFrame.from_dict(found, orient="index").rename_axis("model")
 
@@ -116,6 +141,8 @@ def _share(part, whole):
 
 
 def _percent(found):
+    if np.isnan(found[0]):
+        return "–"
     return "{:.1f} % ({:.1f} to {:.1f})".format(*(100 * value for value in found))
 
 
@@ -135,18 +162,23 @@ def pretraining(photos: pd.DataFrame) -> pd.DataFrame:
 
 def page(records: pd.DataFrame, photos: pd.DataFrame, cost: pd.DataFrame, lang: str = "en") -> str:
     """RESULTS.md (`lang` "en") or RESULTS.zh-CN.md ("zh-CN"): results.LANG.md beside this file, filled in from records."""
-    made, table, photo_table = records.attrs["runs"], summary(records, PLAIN), summary(photos, PLAIN)
-    about, translate = made[0]["environment"], chinese if lang == "zh-CN" else str
+    runs, table, photo_table = made(records), summary(records, PLAIN), summary(photos, PLAIN)
+    translate = chinese if lang == "zh-CN" else str
+    about = {
+        key: ", ".join(sorted({str(entry["environment"][key]) for entry in runs}))
+        for key in ("threads", "device", "classes")
+    }
     tables = {
         "claims": claims(records, cost), "ablation": readable_summary(table), "selections": selections(records),
-        "gradients": gradients(records), "photos": readable_summary(photo_table), "pretraining": pretraining(photos),
+        "gradients": gradients(records), "controls": controls(records), "photos": readable_summary(photo_table),
+        "photo_controls": controls(photos), "pretraining": pretraining(photos),
     }  # fmt: skip
     facts = {
-        "plain": PLAIN, "classes": about["classes"], "images": f"{table['images'].max():,.0f}",
-        "seeds": int(table["seeds"].max()), "comparisons": len(table) - 1, "runs": len(made),
-        "minutes": f"{sum(entry['environment']['seconds'] for entry in made) / 60:.0f}", "threads": about["threads"],
-        "device": about["device"], "torch": about["versions"]["torch"],
-        "photo_classes": photos.attrs["runs"][0]["environment"]["classes"],
+        "plain": translate(PLAIN), "classes": about["classes"], "images": f"{table['images'].max():,.0f}",
+        "seeds": int(table["seeds"].max()), "comparisons": len(table) - 1, "runs": len(runs),
+        "minutes": f"{sum(entry['environment']['seconds'] for entry in runs) / 60:.0f}", "threads": about["threads"],
+        "device": about["device"], "torch": ", ".join(sorted({entry["environment"]["versions"]["torch"] for entry in runs})),
+        "photo_classes": made(photos)[0]["environment"]["classes"],
         "photo_images": f"{photo_table['images'].max():,.0f}", "photo_seeds": int(photo_table["seeds"].max()),
     }  # fmt: skip
     template = Template(Path(__file__).with_name(f"results.{lang}.md").read_text(encoding="utf-8"))
@@ -154,11 +186,11 @@ def page(records: pd.DataFrame, photos: pd.DataFrame, cost: pd.DataFrame, lang: 
 
 
 def chinese(table: str) -> str:
-    """A table of this page with the field's Chinese terms, longest first; models and rules keep their names."""
+    """A table of this page with the field's Chinese terms, longest first; models and fusion rules keep their names."""
     terms = json.loads(Path(__file__).with_name("results.zh-CN.json").read_text(encoding="utf-8"))
     for words in sorted(terms, key=len, reverse=True):
         table = table.replace(words, terms[words])
-    return re.sub(r"个百分点 \(([^)]*)\)", r"个百分点（\1）", table)
+    return re.sub(r"(?<=[点%倍]) \(([^)]*)\)", r"（\1）", table)
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -86,12 +86,15 @@ def ablate(dry_run: bool = False, ray: str | None = None) -> None:
 
 def rerun(row: tyro.conf.Positional[str], seed: int = 0) -> None:
     """Train a row of the committed ablation again, as it is recorded, and hold the result against the record."""
-    from .ablation import plan, read_records
+    from .ablation import made, plan, read_records
     from .ablation import rerun as again
     from .results import summary, table_of
 
-    records = read_records(plan(active_experiment())[2])
-    run, before = again(records, row, seed), summary(records[records["row"] == row], row).loc[row]
+    base = active_experiment()
+    records = read_records(plan(base)[2])
+    run, before = again(records, row, seed, base.data), summary(records[records["row"] == row], row).loc[row]
+    if run.folder.name not in [entry["run"] for entry in made(records)]:
+        print("The data or the weights are not those of the record: the images may be stored differently on this machine.")
     then = table_of(records, row).loc[seed].mean()
     found = run.correct.mean()
     inside = "inside" if before["low"] <= found <= before["high"] else "outside"

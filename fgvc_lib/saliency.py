@@ -135,29 +135,39 @@ def patch_boxes(parts: np.ndarray, cols: int, patch_size: int, stride: int) -> n
     return np.stack([x, y, np.full_like(x, patch_size), np.full_like(x, patch_size)], -1)
 
 
-def map_hits(maps: np.ndarray, boxes: np.ndarray, points: np.ndarray) -> pd.DataFrame:
+def map_hits(maps: np.ndarray, boxes: np.ndarray, points: np.ndarray, counting: np.ndarray) -> pd.DataFrame:
     """How maps (B, H, W) lie on the birds: a row an image.
 
-    boxes: (B, 4). points: (B, P, 2) x y in pixels, nan where a part is not visible or does not count.
-    Columns: peak (whether the largest value lies in the box), box (share of the map in the box), part (share of the map
-    within the box that lies in WINDOW-wide squares around the points, nan where there is none); box_chance and part_chance:
-    the same shares of a map that is even.
+    boxes: (B, 4). points: (B, P, 2) x y of the parts in pixels, nan where one is not visible; counting: the same, nan where
+    a part does not set the class apart, too.
+    Columns: peak (whether the largest value lies in the box), box (share of the map in the box), part (share of what lies in
+    the box that lies in WINDOW-wide squares around the parts), counting (share of what lies around the parts that lies
+    around those that count), each but the first nan where there is nothing to have a share of; box_chance, part_chance,
+    counting_chance: the same shares of a map that is even.
     """
-    windows = np.concatenate([np.nan_to_num(points, nan=-1e6) - WINDOW / 2, np.full_like(points, WINDOW)], -1)
     size, bird = maps.shape[1:], box_mask(boxes, maps.shape[1:])
-    on_part = np.stack([box_mask(windows[:, p], size) for p in range(points.shape[1])]).any(0) & bird
-    counts = on_part.any((1, 2))
+    around, around_counting = (_windows(places, size) & bird for places in (points, counting))
+    maps = np.asarray(maps, dtype=float)
     found = {"peak": pointing_game(maps, boxes), "box": energy_in_box(maps, boxes), "box_chance": bird.mean((1, 2))}
-    for name, values in (("part", np.asarray(maps, dtype=float)), ("part_chance", bird.astype(float))):
-        inside = (values * bird).sum((1, 2))
-        found[name] = np.where(counts, (values * on_part).sum((1, 2)) / np.where(inside > 0, inside, 1), np.nan)
+    for name, part, whole in (("part", around, bird), ("counting", around_counting, around)):
+        for column, values in ((name, maps), (f"{name}_chance", 1.0)):
+            inside = (values * whole).sum((1, 2))
+            share = (values * part).sum((1, 2)) / np.where(inside > 0, inside, 1)
+            found[column] = np.where(part.any((1, 2)) & (inside > 0), share, np.nan)
     return pd.DataFrame(found)
+
+
+def _windows(points, size):
+    """(B, H, W): what lies in a WINDOW-wide square around any of the points (B, P, 2)."""
+    corners = np.concatenate([np.nan_to_num(points, nan=-1e6) - WINDOW / 2, np.full_like(points, WINDOW)], -1)
+    return np.stack([box_mask(corners[:, p], size) for p in range(points.shape[1])]).any(0)
 
 
 def selection_hits(parts: np.ndarray, patches: np.ndarray, boxes: np.ndarray, points: np.ndarray) -> pd.DataFrame:
     """How selected patches lie on the birds: a row an image.
 
-    parts: (B, K) patch indices. patches: (N, 4), every patch's box, from `patch_boxes`. boxes, points: as for `map_hits`.
+    parts: (B, K) patch indices. patches: (N, 4), every patch's box, from `patch_boxes`. boxes: (B, 4).
+    points: (B, P, 2) x y in pixels, nan where a part is not visible or does not count.
     Columns: bird (share of the selected patches whose centre lies in the box), part (1 if any of them holds one of the
     points, else 0; nan where there is none); bird_chance and part_chance: what as many different patches, drawn at random,
     would get.

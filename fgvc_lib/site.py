@@ -16,7 +16,7 @@ from pygments.formatters import HtmlFormatter
 from .config import Experiment, project_path
 from .files import write_whole
 
-TITLE = "Telling apart birds that differ in an eye-ring"
+TITLES = {"en": "Telling apart birds that differ in an eye-ring", "zh-CN": "如何分辨只差一个眼圈的鸟"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 # Pages of text beside the chapters: file in the project, page, language, its name in the index.
 TEXTS = (("RESULTS.md", "results.html", "en", "Results"), ("RESULTS.zh-CN.md", "results.zh-CN.html", "zh-CN", "结果"))
@@ -32,7 +32,7 @@ def write_site(folder: Path, notebooks: dict[Path, nbformat.NotebookNode], exper
         write_whole(folder / chapters[place][0], _page(chapters[place][1], _readable(body), near))
     pages = [entry for entry in TEXTS if texts and project_path(entry[0]).is_file()]
     for file, page, lang, name in pages:
-        write_whole(folder / page, _page(f"{name}: {TITLE}", _markdown(project_path(file).read_text()), lang=lang))
+        write_whole(folder / page, _page(f"{name}: {TITLES[lang]}", _markdown(project_path(file).read_text()), lang=lang))
     write_whole(folder / "index.html", _index(notebooks, chapters, pages, experiment))
     return folder / "index.html"
 
@@ -67,7 +67,7 @@ def _index(notebooks, chapters, pages, experiment):
     abstract = _section(project_path("README.md"), "## Abstract")
     chinese = _section(project_path("README.zh-CN.md"), "## 摘要")
     claims = _section(project_path("RESULTS.md"), "## The claims of the course report") if pages else ""
-    body = f"""<h1>{TITLE}</h1>
+    body = f"""<h1>{TITLES["en"]}</h1>
 {abstract}
 <p>Profile <b>{experiment.profile}</b>, on {html.escape(data)}, {datetime.date.today():%d %B %Y}.</p>
 <h2>Chapters</h2>
@@ -77,7 +77,7 @@ def _index(notebooks, chapters, pages, experiment):
 <ul>{links}</ul>
 {claims}
 {f'<div lang="zh-CN">{chinese}</div>' if chinese else ""}"""
-    return _page(TITLE, _readable(body))
+    return _page(TITLES["en"], _readable(body))
 
 
 def _section(file, heading):
@@ -89,6 +89,8 @@ def _section(file, heading):
 
 
 def _markdown(text):
+    for file, page, *_ in TEXTS:
+        text = text.replace(f"]({file})", f"]({page})")
     return _readable(markdown2html(text))
 
 
@@ -116,7 +118,7 @@ def _text(heading):
 
 def _page(title, body, near=(None, None), lang="en"):
     before, after = near
-    way = '<a href="index.html">Contents</a>'
+    way = f'<a href="index.html">{"目录" if lang == "zh-CN" else "Contents"}</a>'
     way += f'<a href="{before[0]}" rel="prev">← {html.escape(before[1])}</a>' if before else ""
     way += f'<a href="{after[0]}" rel="next">{html.escape(after[1])} →</a>' if after else ""
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("friendly", "monokai"))

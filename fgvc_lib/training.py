@@ -50,7 +50,7 @@ def build_model(experiment: Experiment, num_classes: int) -> nn.Module:
         if experiment.fusion or experiment.contrastive or experiment.head != "cls":
             raise ConfigError(f"fusion, head and contrastive are options of the ViT: {experiment.model} has none of them")
         if experiment.model == "efficientnet_lite0":
-            return efficientnet_lite0(num_classes, pretrained=bool(experiment.weights))
+            return efficientnet_lite0(num_classes, experiment.image_size, pretrained=bool(experiment.weights))
         model = resnet18(num_classes)
     else:
         names = ("image_size", "stride", "fusion", "top_k", "rank", "head", "dropout")
@@ -116,6 +116,7 @@ def _fit(experiment, run, splits, progress):
 
     state = _train(experiment, model, train, test, run.folder, progress)
 
+    torch.manual_seed(experiment.seed)  # patches that are chosen at random are the same whenever the run is looked at
     predictions = evaluate(model, batches(test, experiment))
     predictions.insert(0, "id", test.ids)
     state["history"][-1]["test_accuracy"] = _accuracy(predictions)

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from fgvc_lib import ablation as module
-from fgvc_lib.ablation import ablate, grid, jobs, looks, plan, progress, read_records, rerun, write_records
+from fgvc_lib.ablation import ablate, grid, jobs, looks, made, plan, progress, read_records, rerun, write_records
 from fgvc_lib.config import PROFILES
 from fgvc_lib.datasets import open_splits
 from fgvc_lib.errors import ConfigError, DataError
@@ -34,7 +34,7 @@ def test_every_row_of_the_grid_is_another_experiment():
 
 def test_photographs_have_a_grid_of_their_own(tmp_path):
     rows, seeds, file = plan(PROFILES["quick"].replace(data=str(tmp_path / "photos")))
-    assert file.name == "photos-photos.parquet" and seeds == (0, 1, 2)
+    assert file.name == "quick-photos.parquet" and seeds == (0, 1, 2)
     assert all(f"{name}, from scratch" in rows for name in rows if "scratch" not in name)
     assert rows["EfficientNet-Lite0"].weights and not any(rows[name].weights for name in rows if "scratch" in name)
     rows, seeds, file = plan(PROFILES["quick"])
@@ -50,6 +50,8 @@ def test_looks_of_a_run_on_annotated_birds(birds, runs, tiny):
     other = looks(run, "integrated gradients")
     assert not other["map_box"].equals(hits["map_box"]) and other["selected_bird"].equals(hits["selected_bird"])
     assert looks(fit(tiny, progress=False)).empty  # no boxes, no columns
+    control = fit(run.experiment.replace(fusion="random"), progress=False)
+    pd.testing.assert_frame_equal(looks(control), looks(control))  # the same patches whenever it is looked at
 
 
 def test_looks_leaves_out_what_could_not_be_decoded(birds, runs, tiny, tmp_path):
@@ -61,7 +63,7 @@ def test_looks_leaves_out_what_could_not_be_decoded(birds, runs, tiny, tmp_path)
     assert len(looks(run)) == len(run.predictions) == len(open_splits(experiment)[1]) - 1
     shutil.rmtree(folder / "parts")
     whole = fit(experiment.replace(seed=1), progress=False)
-    assert looks(whole)["map_part"].isna().all() and looks(whole)["map_box"].gt(0).all()
+    assert looks(whole)[["map_part", "map_counting"]].isna().all(axis=None) and looks(whole)["map_box"].gt(0).all()
 
 
 def test_a_grid_with_an_unknown_option():
@@ -88,7 +90,7 @@ def test_records_survive_the_file(records, tmp_path):
     [
         (lambda path, records: None, "cannot be read"),
         (lambda path, records: path.write_bytes(b"junk"), "cannot be read"),
-        (lambda path, records: records.attrs.update(schema=99) or write_records(records, path), "has schema 99.*reads 2"),
+        (lambda path, records: records.attrs.update(schema=99) or write_records(records, path), "has schema 99.*reads 3"),
     ],
 )
 def test_records_that_cannot_be_used(records, tmp_path, spoil, words):
@@ -99,10 +101,11 @@ def test_records_that_cannot_be_used(records, tmp_path, spoil, words):
 
 def test_a_row_runs_again_to_the_same_result(records, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "mkdtemp", lambda prefix: str(tmp_path / prefix))
-    again = rerun(records, "control", seed=1)
+    again = rerun(records, "control", seed=1, data=rows["control"].data)
     before = records[(records["row"] == "control") & (records["seed"] == 1)]
     assert again.folder.parent == tmp_path / "rerun-"
     np.testing.assert_array_equal(again.predictions["prediction"], before["prediction"])
+    assert again.folder.name in [entry["run"] for entry in made(records)]
     with pytest.raises(ConfigError, match="no row 'mul'.*plain; PSM; control"):
         rerun(records, "mul")
     with pytest.raises(ConfigError, match="not run with seed 7: choose one of 0, 1"):

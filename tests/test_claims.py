@@ -1,11 +1,13 @@
+import json
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from fgvc_lib.claims import PLAIN, claims, gradients, markdown, page, pretraining, selections
-from fgvc_lib.config import PROFILES, report_rows
+from fgvc_lib.ablation import grid
+from fgvc_lib.claims import PLAIN, claims, controls, gradients, markdown, page, pretraining, selections
+from fgvc_lib.config import PROFILES
 from fgvc_lib.errors import DataError
 
 SEEDS, IMAGES = 5, 300
@@ -21,7 +23,8 @@ def records(rates, hits=True):
             frame = pd.DataFrame({"row": name, "seed": seed, "id": range(IMAGES), "label": 1, "probability": 0.7})
             frame["prediction"] = right.astype(int)
             frame["map_peak"], frame["map_box"], frame["map_box_chance"] = True, 0.6, 0.4
-            frame["map_part"], frame["map_part_chance"] = 0.1 + 0.1 * rng.random(IMAGES), 0.1
+            frame["map_part"], frame["map_part_chance"] = 0.3, 0.2
+            frame["map_counting"], frame["map_counting_chance"] = 0.1 + 0.1 * rng.random(IMAGES), 0.1
             if hits:
                 select = "PSM" in name
                 frame["selected_bird"] = frame["selected_bird_chance"] = 0.5 if select else np.nan
@@ -30,11 +33,12 @@ def records(rates, hits=True):
             frames.append(frame)
     table = pd.concat(frames, ignore_index=True)
     about = {"seconds": 60, "threads": 2, "device": "cpu", "classes": 12, "versions": {"torch": "2"}}
-    table.attrs = {"schema": 2, "runs": [{"row": name, "seed": 0, "experiment": {}, "environment": about} for name in rates]}
+    runs = [{"row": name, "seed": 0, "experiment": {}, "environment": about} for name in rates]
+    table.attrs = {"schema": 3, "runs": json.dumps(runs)}
     return table
 
 
-RATES = dict.fromkeys(report_rows(PROFILES["quick"]), 0.6)
+RATES = dict.fromkeys(grid(PROFILES["quick"]), 0.6)
 COST = pd.DataFrame({"row": ["plain", "mul"], "train_ratio": [1, 0.93], "train_low": [1, 0.9], "train_high": [1, 0.96]})
 
 
@@ -60,6 +64,12 @@ def test_verdicts_the_other_way():
     assert verdict["A ViT is better than the CNN"] == verdict["`mul` is the best of the four fusions"] == "contradicted"
     assert verdict["The contrastive loss hurts"] == verdict["Part selection trains faster"] == "contradicted"
     assert verdict["Part selection helps"] == "confirmed"
+
+
+def test_each_row_is_held_against_what_it_changes(found):
+    table = controls(found)
+    assert table.loc["PSM mul against PSM random", "verdict"] == "better" and len(table) == 6  # none from scratch
+    assert table.loc["PSM mul, larger image against ViT, overlap, larger image", "verdict"] == "not distinguishable"
 
 
 def test_hits_go_with_right_answers(found):
@@ -91,7 +101,25 @@ def test_the_chinese_page_has_the_same_numbers_and_no_english_words(found):
     tables = [[numbers.findall(line) for line in one.splitlines() if line.startswith("|")] for one in (english, text)]
     assert tables[0] == tables[1] and len(tables[0]) > 30
     words = {word for line in text.splitlines() if line.startswith("|") for word in re.findall("[A-Za-z]+", line)}
-    assert words <= {"ResNet", "ViT", "PSM", "CNN", "Holm", "p", "add", "mul", "matmul", "lastlayer", "flatten"}
+    assert words <= {
+        "ResNet",
+        "ViT",
+        "PSM",
+        "CNN",
+        "Holm",
+        "p",
+        "add",
+        "mul",
+        "matmul",
+        "lastlayer",
+        "flatten",
+        "EfficientNet",
+        "Lite",
+        "rollout",
+        "lowrank",
+        "maws",
+        "random",
+    }
 
 
 def test_a_row_that_is_missing_is_named(found):

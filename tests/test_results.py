@@ -68,7 +68,7 @@ def test_profiles(monkeypatch):
     assert set(PROFILES) == {"smoke", "quick", "full"}
     monkeypatch.delenv("PROFILE", raising=False)
     monkeypatch.delenv("DATA", raising=False)
-    assert active_experiment() == PROFILES["quick"] == Experiment()
+    assert active_experiment() == PROFILES["quick"] == Experiment(weights="data/weights/vit_micro16.npz")
     monkeypatch.setenv("PROFILE", "full")
     monkeypatch.setenv("DATA", "somewhere")
     assert active_experiment() == PROFILES["full"].replace(data="somewhere")

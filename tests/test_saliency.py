@@ -118,16 +118,22 @@ def test_chance_is_what_random_patches_get():
 
 def test_map_hits_by_hand():
     maps = np.zeros((2, 32, 32))
-    maps[0, 4, 4], maps[0, 20, 20], maps[0, 31, 31] = 3, 1, 4  # in a part's square, elsewhere on the bird, beside it
+    maps[0, 4, 4], maps[0, 20, 20], maps[0, 31, 31] = 3, 1, 4  # around a part that counts, around another, beside the bird
     boxes = np.array([[0.0, 0, 24, 24], [0, 0, 16, 32]])
-    points = np.array([[[4.0, 4.0]], [[np.nan, np.nan]]])
-    hits = map_hits(maps, boxes, points)
-    assert hits["peak"].tolist() == [False, True] and hits["box"].tolist() == [0.5, 0]
-    np.testing.assert_allclose(hits["part"], [0.75, np.nan])
-    np.testing.assert_allclose(hits["part_chance"], [12 * 12 / 24**2, np.nan])  # half of the square lies in the picture
+    points = np.array([[[4.0, 4.0], [20.0, 20.0]], [[np.nan, np.nan]] * 2])
+    counting = points.copy()
+    counting[0, 1] = np.nan
+    maps[0, 12, 2] = 1  # on the bird, around no part
+    hits = map_hits(maps, boxes, points, counting)
+    assert hits["peak"].tolist() == [False, True]
+    np.testing.assert_allclose(hits["box"], [5 / 9, 0])
+    np.testing.assert_allclose(hits["part"], [4 / 5, np.nan])
+    np.testing.assert_allclose(hits["counting"], [3 / 4, np.nan])
+    np.testing.assert_allclose(hits["part_chance"], [2 * 12 * 12 / 24**2, np.nan])  # of each square, what the box holds
+    np.testing.assert_allclose(hits["counting_chance"], [0.5, np.nan])
     np.testing.assert_allclose(hits["box_chance"], [(24 / 32) ** 2, 0.5])
-    even = map_hits(np.ones((2, 32, 32)), boxes, points)
-    np.testing.assert_allclose(even["part"][0], even["part_chance"][0])
+    even = map_hits(np.ones((2, 32, 32)), boxes, points, counting)
+    np.testing.assert_allclose(even[["part", "counting"]].loc[0], even[["part_chance", "counting_chance"]].loc[0])
 
 
 @pytest.mark.parametrize("method", METHODS)
