@@ -39,8 +39,8 @@ class Experiment:
     image_size: int = 112  # pixels the model sees
     resize_size: int = 128  # pixels, both ways, before the crop to image_size
     batch_size: int = 8
-    steps: int = 400  # optimiser steps, whatever the size of the data
-    warmup_steps: int = 40  # linear, then cosine down to 0
+    steps: int = 300  # optimiser steps, whatever the size of the data
+    warmup_steps: int = 30  # linear, then cosine down to 0
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.01  # at its peak
     momentum: float = 0.9  # of sgd
@@ -52,7 +52,7 @@ class Experiment:
     seed: int = 0
 
     log_every: int = 20  # steps between lines of metrics.jsonl
-    checkpoint_every: int = 200  # steps between checkpoints, each with the accuracy on the test images
+    checkpoint_every: int = 150  # steps between checkpoints, each with the accuracy on the test images
     workers: int = 0  # processes that load images
     cache: bool = True  # keep decoded images in data/cache/; sets of a few images are decoded anew each time
 
