@@ -26,8 +26,8 @@ from fgvc_lib.synthbirds import (
 )
 
 # Other versions of the JPEG library may write other bytes for the same pixels, hence a pin for each.
-SMOKE_FILES = "fb3cd4216f9c779869fa8cc90e76350796ce7e1963ff1c71cfad22c6ffbc1487"
-SMOKE_PIXELS = "dc0cc674060233bb48e1e572e34e416d13af0a3b7621a691680d565493586c8d"
+SMOKE_FILES = "079d5502daa8bc996e0a220b95f35c1209d000ad264df0af87c228f229b0fa82"
+SMOKE_PIXELS = "0f6be967336d2a188a6b810d3815f38a55c715bea2a444523ba39e7255f7d14b"
 # How far a part reaches from its point, relative to the image side.
 REACH = {
     "beak": 0.45,
