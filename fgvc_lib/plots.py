@@ -105,7 +105,7 @@ def saliency_grid(
         axis.set_ylabel(textwrap.fill(name, 14), fontsize=9)
     for column, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
         axes[0, column].imshow(picture)
-        axes[0, column].set_title(title, fontsize=9)
+        axes[0, column].set_title("\n".join(textwrap.fill(line, 15) for line in title.splitlines()), fontsize=9)
         for axis, heat in zip(axes[1:, column], maps.values(), strict=True):
             axis.imshow(heat[column], cmap=HEAT, vmax=np.quantile(heat[column], 0.995))
         for axis in axes[:, column] if boxes is not None else ():

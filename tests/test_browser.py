@@ -108,7 +108,7 @@ def test_the_page(project, tmp_path):
         second = overlay()
         page.get_by_label("fusion").select_option("lastlayer")
         page.wait_for_function("old => document.querySelectorAll('.looks img')[1].src != old", arg=second)
-        assert "fused by lastlayer" in page.inner_text(".looks")
+        page.wait_for_function("document.querySelector('.looks').innerText.includes('fused by lastlayer')")
 
         choose(page, photo)
         page.wait_for_selector("text=Your photograph: the model knows")
