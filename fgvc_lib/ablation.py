@@ -30,6 +30,7 @@ def grid(base: Experiment) -> dict[str, Experiment]:
     rows["EfficientNet-Lite0"] = rows["ResNet-18"].replace(model="efficientnet_lite0", weights="imagenet")
     overlap, mul = rows["ViT, overlap"], rows["PSM mul"]
     fewer = {"batch_size": 4 * base.batch_size, "steps": base.steps // 4, "warmup_steps": base.warmup_steps // 4}
+    more = {"steps": 4 * base.steps, "warmup_steps": 4 * base.warmup_steps, "checkpoint_every": 4 * base.checkpoint_every}
     size = base.image_size + 48
     larger = {"image_size": size, "resize_size": base.resize_size * size // base.image_size // 2 * 2}  # the same view
     return rows | {
@@ -38,6 +39,7 @@ def grid(base: Experiment) -> dict[str, Experiment]:
         "PSM mul, 2 patches a head": mul.replace(top_k=2),
         **{f"{name}, larger image": row.replace(**larger) for name, row in (("ViT, overlap", overlap), ("PSM mul", mul))},
         **{f"{name}, larger batch": row.replace(**fewer) for name, row in (("ViT, overlap", overlap), ("PSM mul", mul))},
+        **{f"{name}, longer": row.replace(**more) for name, row in (("ViT, overlap", overlap), ("PSM mul", mul))},
     }
 
 

@@ -49,7 +49,8 @@ def claims(records: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
 # What a row of the ablation should be held against, where that is not the plain ViT.
 CONTROLS = (
     ("PSM mul", "PSM random"), ("PSM mul, larger image", "ViT, overlap, larger image"),
-    ("PSM mul, larger batch", "ViT, overlap, larger batch"), ("PSM mul, last layer fresh", "PSM mul"),
+    ("PSM mul, larger batch", "ViT, overlap, larger batch"), ("PSM mul, longer", "ViT, overlap, longer"),
+    ("PSM mul, last layer fresh", "PSM mul"),
     ("PSM mul, 2 patches a head", "PSM mul"), ("PSM mul, flatten", "PSM mul"),
     ("PSM mul, from scratch", "ViT, overlap, from scratch"),
 )  # fmt: skip
