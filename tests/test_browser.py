@@ -85,7 +85,8 @@ def choose(page, file):
 
 
 def options_of_make_app():
-    said = subprocess.run(["make", "-n", "app"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = ["make", "--no-print-directory", "-n", "app"]  # or, under `make test`, the last line is make's own
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return [word for word in shlex.split(said.splitlines()[-1]) if word.startswith("--") and not word.startswith("--port")]
 
 
