@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torchvision
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import DataLoader, Dataset, Sampler, default_convert
 from torchvision.transforms import v2
 from tqdm import tqdm
@@ -51,11 +51,13 @@ class ImageSet(Dataset):
         return (self.transform(image) if self.transform else image), self.labels[index]
 
     def load(self, index: int) -> Image.Image:
-        """The photograph as RGB, whatever it was (grey, CMYK, palette). Raises DataError if it cannot be decoded."""
+        """The photograph as RGB, whatever it was (grey, CMYK, palette), and upright, unless it has boxes or parts: those
+        count the file's own pixels. Raises DataError if it cannot be decoded."""
         try:
             with Image.open(self.paths[index]) as image:
-                return image.convert("RGB")
-        except (OSError, SyntaxError) as error:
+                upright = ImageOps.exif_transpose(image) if self.boxes is None and self.parts is None else image
+                return upright.convert("RGB")
+        except Exception as error:  # Pillow's decoders raise of every kind
             raise DataError(f"cannot decode the image {self.paths[index]} ({error}): replace it or skip it") from error
 
     def sizes(self) -> list[tuple[int, int]]:

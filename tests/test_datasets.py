@@ -46,6 +46,16 @@ def test_every_image_becomes_rgb(cub, mode):
     assert CUB200(cub)[0][0].mode == "RGB"
 
 
+def test_a_photograph_is_turned_upright_unless_its_annotations_count_its_own_pixels(cub):
+    images = CUB200(cub)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # by a quarter
+    Image.new("RGB", (30, 20)).save(images.paths[0], exif=turned, format="PNG")
+    assert images.load(0).size == (20, 30)
+    images.boxes = np.zeros((len(images), 4))
+    assert images.load(0).size == (30, 20)
+
+
 def test_transforms():
     experiment = Experiment(image_size=32, resize_size=40, model="resnet18")
     image = Image.new("RGB", (60, 90), (124, 116, 104))
