@@ -32,13 +32,13 @@ class ImageSet(Dataset):
     classes: C names. paths, labels (0-based), ids: one an image. boxes: (n, 4) x y width height in pixels, or None.
     parts: (n, P, 3) x y visible in pixels, or None; part_names: P names. diagnostic: (C, P) bool, whether a part tells
     a class from one that looks like it, or None. attributes: a row a class, what it looks like in words, or None.
-    fingerprint: checksum of what the set holds.
+    fingerprint: checksum of what both splits hold; a run is found by it.
     """
 
     boxes = parts = diagnostic = attributes = None
     part_names = ()
 
-    def __init__(self, paths, labels, classes, transform=None, ids=None, fingerprint=""):
+    def __init__(self, paths, labels, classes, transform=None, ids=None, *, fingerprint):
         self.paths, self.labels, self.classes = list(paths), list(labels), list(classes)
         self.ids = list(range(1, len(self.paths) + 1)) if ids is None else list(ids)
         self.transform, self.fingerprint = transform, fingerprint
@@ -130,7 +130,7 @@ class CUB200(ImageSet):
         fingerprint.update(",".join(str(file.stat().st_size) for file in files.values()).encode())
         super().__init__(
             [files[i] for i in ids], [position[label_of[i]] for i in ids], classes.values(), transform,
-            ids, fingerprint.hexdigest(),
+            ids, fingerprint=fingerprint.hexdigest(),
         )  # fmt: skip
         self._read_annotations(root, list(classes))
 
@@ -190,15 +190,18 @@ def _from_torchvision(kind, paths, labels, train, **options):
 
     def build(root, split="train", transform=None):
         try:
-            source = kind(root, split=train if split == "train" else "test", **options)
-        except RuntimeError as error:
+            sources = {name: kind(root, split=name, **options) for name in (train, "test")}
+            sizes = "".join(
+                f"{path.name} {label} {path.stat().st_size}\n"
+                for source in sources.values()
+                for path, label in zip(map(Path, paths(source)), labels(source), strict=True)
+            )
+        except (RuntimeError, OSError) as error:
             raise DataError(f"{kind.__name__} in {root} cannot be read ({error}): see torchvision's page on it") from error
-        files, targets = [Path(p) for p in paths(source)], labels(source)
-        names = getattr(source, "classes", None) or [str(c) for c in sorted(set(targets))]
-        digest = hashlib.sha256(
-            "".join(f"{p.name} {t} {p.stat().st_size}\n" for p, t in zip(files, targets, strict=True)).encode()
-        )
-        return ImageSet(files, targets, names, transform, fingerprint=digest.hexdigest())
+        source = sources[train if split == "train" else "test"]
+        names = getattr(source, "classes", None) or [str(c) for c in sorted(set(labels(source)))]
+        digest = hashlib.sha256(sizes.encode()).hexdigest()
+        return ImageSet(map(Path, paths(source)), labels(source), names, transform, fingerprint=digest)
 
     return build
 

@@ -64,6 +64,8 @@ def fuse_dense(
             fused = fused * attention
         elif fusion in DOWNWARD:
             fused = fused @ attention
+        elif fusion != "lastlayer":
+            raise NotImplementedError(f"fusion {fusion!r} has no formula in fuse_dense")
     return fused[:, :, 0, 1:]
 
 
@@ -106,6 +108,8 @@ def fuse(rows: Sequence[torch.Tensor], fusion: str, queries_keys: Sequence[tuple
     if fusion == "maws":
         q, k = queries_keys[-1]
         return (rows[-1] + class_row(k, q)).exp()[:, :, 1:]  # its column: the class token's key against all queries
+    if fusion not in (*DOWNWARD, "lastlayer"):
+        raise NotImplementedError(f"fusion {fusion!r} has no formula in fuse")
     row = rows[-1].exp()
     if fusion == "rollout":
         row = _halfway(row, torch.eye(1, row.shape[-1], dtype=row.dtype, device=row.device))

@@ -313,7 +313,7 @@ def cost(table: pd.DataFrame, floor: float) -> Figure:
     """
     figure, axes = _axes(10.5, 4, columns=2)
     for place, (row, frame) in enumerate(table[table["problem"] == ""].groupby("row", sort=False)):
-        style = {"color": COLOURS[place % len(COLOURS)], "marker": "osD^v<>Ph*"[place % 10], "markersize": 5}
+        style = {"color": COLOURS[place % len(COLOURS)], "marker": "osD^v<>Ph"[place % 9], "markersize": 5}
         x = frame["patches"] + 12 * (place - 4.5)  # side by side
         axes[0].plot(x, frame["train_ratio"], **style)
         axes[0].vlines(x, frame["train_low"], frame["train_high"], color=style["color"], linewidth=1)

@@ -164,11 +164,11 @@ def test_selection_has_no_gradient_and_the_rest_has():
 
 
 def test_unknown_fusion_lists_the_known():
-    for call in (lambda: fuse_dense([torch.ones(1, 1, 2, 2)], "max"), lambda: fuse([torch.ones(1, 1, 2)], "max")):
-        with pytest.raises(ValueError, match="'max'.*add, matmul, lastlayer, mul"):
+    for call in (lambda: fuse_dense([torch.ones(1, 1, 2, 2)], "best"), lambda: fuse([torch.ones(1, 1, 2)], "best")):
+        with pytest.raises(ValueError, match="'best'.*add, matmul, lastlayer, mul"):
             call()
-    with pytest.raises(ConfigError, match="'max'.*add, matmul, lastlayer, mul"):
-        CONFIG.replace(fusion="max")
+    with pytest.raises(ConfigError, match="'best'.*add, matmul, lastlayer, mul"):
+        CONFIG.replace(fusion="best")
 
 
 @pytest.mark.parametrize(
