@@ -8,7 +8,7 @@ from typing import Literal
 
 import tyro
 
-from .config import BenchSetting, Experiment, active_experiment, project_path
+from .config import BenchSetting, Experiment, active_experiment, project_path, runs_folder
 from .errors import DataError, FGVCError
 from .files import write_whole
 
@@ -58,7 +58,7 @@ def train(experiment: tyro.conf.OmitArgPrefixes[Experiment]) -> None:
     print(f"The run is in {run.folder}")
 
 
-def pretrain(model: Literal["vit_micro16", "resnet18"]) -> None:
+def pretrain(model: tyro.conf.Positional[Literal["vit_micro16", "resnet18"]]) -> None:
     """Train a model on the built-in birds' other world and keep its weights in data/weights/ (hours on a CPU)."""
     from .pretrain import pretrain as run
 
@@ -75,13 +75,16 @@ def ablate(dry_run: bool = False, ray: str | None = None) -> None:
         ray: run on this Ray cluster: "auto", "local", or an address.
     """
     from .ablation import ablate as run
-    from .ablation import plan, progress, write_records
+    from .ablation import made, plan, progress, read_records, write_records
 
     rows, seeds, path = plan(active_experiment())
     if not dry_run:
         write_records(run(rows, seeds, ray), path)
     done = progress(rows, seeds)
-    print(f"{done.to_string()}\n{(done != '').to_numpy().sum()} of {done.size} runs are done or under way; records: {path}")
+    print(
+        f"{done.to_string()}\n{(done != '').to_numpy().sum()} of {done.size} runs are done or under way in {runs_folder()}"
+    )
+    print(f"Recorded: {len(made(read_records(path))) if path.exists() else 'none'} in {path}")
 
 
 def rerun(row: tyro.conf.Positional[str], seed: int = 0) -> None:

@@ -60,6 +60,8 @@ class Experiment:
         for name in ("image_size", "batch_size", "steps", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}: it must be at least 0")
         if self.resize_size < self.image_size:
             raise ConfigError(f"resize_size {self.resize_size} is smaller than image_size {self.image_size}: no crop fits")
         if not 0 <= self.warmup_steps <= self.steps:
@@ -103,8 +105,8 @@ PROFILES = {
     ),
     # A few minutes for the whole report on two CPU cores. Batch, optimiser and peak learning rate are the course report's.
     "quick": Experiment(weights="data/weights/vit_micro16.npz"),
-    # The course report's own set-up (it says 224 in one place and 228 in another; 224 is what its patch count
-    # implies). Its step count is not given: 20,000 steps of 8 are the 160,000 images of TransFG's schedule.
+    # The course report's own set-up (it says 224 in one place and 228 in another; both make as many patches). Its step
+    # count is not given: 20,000 steps of 8 are the 160,000 images of TransFG's schedule.
     "full": Experiment(
         profile="full", data="data/CUB_200_2011", model="vit_b16", weights="data/weights/ViT-B_16.npz", image_size=224,
         resize_size=256, batch_size=8, steps=20_000, warmup_steps=1_000, lr=1e-2, log_every=50, checkpoint_every=2_000,

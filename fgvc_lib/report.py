@@ -15,6 +15,7 @@ from tqdm import tqdm
 from .ablation import plan, read_records
 from .claims import page as results
 from .config import active_experiment, project_path
+from .datasets import open_splits
 from .errors import FGVCError
 from .files import write_whole
 from .site import write_site
@@ -35,6 +36,7 @@ def build_report() -> Path:
     """
     experiment = active_experiment()
     built_in = experiment.profile == "quick" and not os.environ.get("DATA")
+    open_splits(experiment)  # what is wrong with the data is said before a kernel starts
     folder, source = project_path("build/report"), project_path("notebooks")
     notebooks = {path: nbformat.read(path, as_version=4) for path in sorted(source.glob("[0-9]*.ipynb"))}
     if not notebooks:

@@ -85,12 +85,12 @@ def read_weights(path) -> dict[str, torch.Tensor]:
     """The state dict that a file holds, with timm's or torchvision's names. Raises WeightsError for an unreadable file."""
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"the weights file {path} is missing: `make data` fetches it, or put it there by hand")
+        raise WeightsError(f"the weights file {path} is missing: put it there (`make data` fetches those of profile full)")
     card = path.with_suffix(".md")  # of those that `pretrain` writes
     known = re.search(r"SHA-256 \| ([0-9a-fA-F]{64})", card.read_text(errors="replace")) if card.is_file() else None
     if known and hashlib.sha256(path.read_bytes()).hexdigest() != known[1].lower():
         raise WeightsError(
-            f"{path} has not the SHA-256 that {card.name} gives: restore both, or run `python -m fgvc_lib pretrain`"
+            f"{path} has not the SHA-256 that {card.name} gives: restore both, or make both anew by `pretrain`"
         )
     try:
         if path.suffix == ".npz":

@@ -1,0 +1,43 @@
+"""The numbers in the texts are those of the committed records."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fgvc_lib.ablation import read_records
+from fgvc_lib.claims import PLAIN, page
+from fgvc_lib.results import readable_summary, summary
+
+ROOT = Path(__file__).parents[1]
+
+
+def table(text, first):
+    """The cells of the Markdown table whose header starts with a cell, without that header."""
+    lines = text[text.index(f"| {first} |") :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def records():
+    return read_records(ROOT / "data" / "results" / "quick.parquet")
+
+
+@pytest.mark.parametrize(("lang", "claim"), [("en", "claim"), ("zh-CN", "论断")])
+def test_results_and_claims(records, lang, claim):
+    ending = ".md" if lang == "en" else f".{lang}.md"
+    results, readme = ((ROOT / f"{name}{ending}").read_text(encoding="utf-8") for name in ("RESULTS", "README"))
+    cost = pd.DataFrame(json.loads((ROOT / "data" / "bench" / "step.json").read_text())["rows"])
+    assert results == page(records, read_records(ROOT / "data" / "results" / "quick-CUB_40.parquet"), cost, lang)
+    assert table(readme, claim) == table(results, claim)
+
+
+def test_the_readme_s_accuracies(records):
+    found = readable_summary(summary(records, PLAIN))
+    shown = table((ROOT / "README.md").read_text(encoding="utf-8"), "model")
+    assert len(shown) == 10
+    for name, *cells in shown:
+        name = "PSM random" if name.startswith("control") else name
+        wanted = found.loc[name].drop(["seeds", "calibration error"]).to_list()
+        assert cells == (wanted[:2] + ["–"] * 4 if name == PLAIN else wanted), name
