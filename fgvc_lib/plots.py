@@ -314,19 +314,21 @@ def cost(table: pd.DataFrame, floor: float) -> Figure:
     figure, axes = _axes(10.5, 4, columns=2)
     for place, (row, frame) in enumerate(table[table["problem"] == ""].groupby("row", sort=False)):
         style = {"color": COLOURS[place % len(COLOURS)], "marker": "osD^v<>Ph"[place % 9], "markersize": 5}
-        x = frame["patches"] + 12 * (place - 4.5)  # side by side
+        x = frame["patches"] + 20 * (place - 4.5)  # side by side
         axes[0].plot(x, frame["train_ratio"], **style)
         axes[0].vlines(x, frame["train_low"], frame["train_high"], color=style["color"], linewidth=1)
         axes[1].plot(frame["patches"], frame["memory_mb"] / 1e3, label=row, **style)
     axes[0].axhline(floor, color="black", linestyle="--", linewidth=1)
-    axes[0].text(table["patches"].mean(), floor - 0.04, f"floor {floor:.3f}", va="top", fontsize=8)
+    axes[0].text(table["patches"].mean(), floor - 0.01, f"floor {floor:.3f}", va="top", fontsize=8)
     sizes = table.drop_duplicates("patches")
     for axis in axes:
         axis.set_xticks(
             sizes["patches"], [f"{n:,}\n{size} px" for n, size in zip(sizes["patches"], sizes["size"], strict=True)]
         )
         axis.set(xlabel="patches", ylim=(0, None))
-    axes[0].set(ylabel="time of a training step / plain ViT")
+    axes[0].set(ylabel="time of a training step / plain ViT", yscale="log", ylim=(0.7, None))
+    axes[0].set_yticks([0.7, 0.8, 0.9, 1, 1.5, 2, 3], [0.7, 0.8, 0.9, 1, 1.5, 2, 3], minor=False)
+    axes[0].minorticks_off()
     axes[1].set(ylabel="peak memory of a training step, GB")
     axes[1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

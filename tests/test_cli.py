@@ -3,9 +3,11 @@ import sys
 
 import nbformat
 import pytest
+from conftest import write_cub
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from fgvc_lib import cli
+from fgvc_lib.errors import DataError
 from fgvc_lib.report import ReportError, build_report
 
 
@@ -80,6 +82,7 @@ def test_the_report_of_the_built_in_birds_is_written_in_place(project):
 
 @pytest.mark.parametrize("name", ["PROFILE", "DATA"])
 def test_other_reports_leave_the_notebooks_alone(project, monkeypatch, name):
+    write_cub(project / "smoke")
     monkeypatch.setenv(name, "smoke")
     before = (project / "notebooks" / "01_one.ipynb").read_bytes()
     build_report()
@@ -87,6 +90,13 @@ def test_other_reports_leave_the_notebooks_alone(project, monkeypatch, name):
     report = project / "build" / "report"
     assert nbformat.read(report / "notebooks" / "01_one.ipynb", 4).cells[2].outputs[0].text == "2\n"
     assert (report / "figures" / "one.png").is_file() and not (project / "figures").exists()
+
+
+def test_missing_data_is_said_before_a_notebook_runs(project, monkeypatch):
+    monkeypatch.setenv("DATA", "nothere")
+    with pytest.raises(DataError, match="nothere is missing"):
+        build_report()
+    assert not (project / "build").exists()
 
 
 def test_a_failing_cell_is_named_and_the_last_report_stays(project):
