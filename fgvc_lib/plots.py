@@ -12,6 +12,7 @@ import torch
 from IPython.display import Image
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image as Picture
 
 from .config import figures_folder
 from .files import write_whole
@@ -41,10 +42,11 @@ def show(figure: Figure, name: str, alt: str) -> Image:
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=DPI, pil_kwargs={"optimize": True})
-    return buffer.getvalue()
+    """A figure as the bytes of a PNG file with a palette of 256 colours, a third of the size without one."""
+    buffer, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(buffer, dpi=DPI)
+    Picture.open(buffer).convert("RGB").quantize().save(small, "png", optimize=True)
+    return small.getvalue()
 
 
 def to_picture(image: torch.Tensor, normalisation) -> np.ndarray:
