@@ -1,25 +1,41 @@
-"""What an experiment is, and the three profiles that fix its size."""
+"""What an experiment is, and the profiles that fix its size."""
 
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError
 
-# Raised when a change of the code makes finished runs out of date: it is part of every run's hash.
-RUN_VERSION = 1
+# Raised when a change of the code makes finished runs out of date: it is part of every run's name.
+RUN_VERSION = 2
 
-# Says where and how a run is computed, not what comes out: left out of the hash.
+# Where and how a run is computed, not what comes out: no part of its name.
 NOT_HASHED = {"profile", "data", "workers", "cache"}
+
+# Lowest and highest value of each number of an experiment, both allowed unless it is in OPEN.
+RANGES = {
+    "stride": (1, 1024), "top_k": (1, 4096), "rank": (1, 1024), "dropout": (0, 1),
+    "image_size": (1, 8192), "resize_size": (1, 8192), "batch_size": (1, 65_536), "steps": (1, 10**9),
+    "warmup_steps": (0, 10**9), "lr": (0, 100), "momentum": (0, 1), "weight_decay": (0, 10), "clip_norm": (0, 10**6),
+    "label_smoothing": (0, 1), "seed": (0, 2**32 - 1), "log_every": (1, 10**9), "checkpoint_every": (1, 10**9),
+    "workers": (0, 256),
+}  # fmt: skip
+OPEN = {"dropout": 1, "momentum": 1, "label_smoothing": 1, "lr": 0}  # the end of a range that is not part of it
+WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", str | None: "text or None"}
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One training run. The defaults are those of profile `quick` but for its weights."""
+    """One training run. The defaults are those of profile `quick` but for its weights.
+
+    Raises ConfigError, with what is allowed, for a value of another type or out of its range.
+    A default is part of the name of every run that leaves it alone, so none may change without a new RUN_VERSION.
+    """
 
     profile: str = "quick"  # which sizes the built-in birds are drawn in
     dataset: str = "cub200"  # how to read the data folder, see datasets.DATASETS
@@ -31,7 +47,7 @@ class Experiment:
     fusion: str | None = None  # rule of the part selection; None: the plain ViT
     top_k: int = 1  # patches a head that the part selection keeps
     rank: int = 1  # of fusion "lowrank"
-    head: str = "cls"  # "cls" or "flatten"
+    head: Literal["cls", "flatten"] = "cls"  # classify the class token, or class and part tokens side by side
     dropout: float = 0.0
     weights: str = ""  # file of pre-trained weights, or "imagenet" for efficientnet_lite0; "": random initialisation
     init_last_block: bool = False  # True: leave the last layer random, as TransFG's code does
@@ -45,10 +61,10 @@ class Experiment:
     lr: float = 0.01  # at its peak
     momentum: float = 0.9  # of sgd
     weight_decay: float = 0.0
-    clip_norm: float = 1.0  # gradients are scaled down to this L2 norm
+    clip_norm: float = 1.0  # gradients are scaled down to this L2 norm; 0: they are left as they are
     label_smoothing: float = 0.0
     contrastive: bool = False  # add TransFG's contrastive loss
-    precision: str = "no"  # "no" (float32) or "bf16"
+    precision: Literal["no", "bf16"] = "no"  # float32, or bfloat16 autocast in training; tests are always float32
     seed: int = 0
 
     log_every: int = 20  # steps between lines of metrics.jsonl
@@ -57,17 +73,14 @@ class Experiment:
     cache: bool = True  # keep decoded images in data/cache/; sets of a few images are decoded anew each time
 
     def __post_init__(self):
-        for name in ("image_size", "batch_size", "steps", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if self.seed < 0:
-            raise ConfigError(f"seed is {self.seed}: it must be at least 0")
+        for name, kind in get_type_hints(Experiment).items():
+            if kind is float and type(getattr(self, name)) is int:
+                object.__setattr__(self, name, float(getattr(self, name)))  # 1 and 1.0 name the same run
+            _check(name, getattr(self, name), kind)
         if self.resize_size < self.image_size:
             raise ConfigError(f"resize_size {self.resize_size} is smaller than image_size {self.image_size}: no crop fits")
-        if not 0 <= self.warmup_steps <= self.steps:
+        if self.warmup_steps > self.steps:
             raise ConfigError(f"warmup_steps {self.warmup_steps} must lie between 0 and steps, {self.steps}")
-        if self.precision not in ("no", "bf16"):
-            raise ConfigError(f"unknown precision {self.precision!r}: choose one of no, bf16")
 
     @property
     def title(self) -> str:
@@ -90,11 +103,33 @@ class Experiment:
         return dataclasses.replace(self, **changes)
 
     def hash(self, *content: str) -> str:
-        """12 hex digits that name the run; `content`: checksums of what it reads, such as the data."""
-        fields = {k: v for k, v in dataclasses.asdict(self).items() if k not in NOT_HASHED}
+        """12 hex digits that name the run; `content`: checksums of what it reads, such as the data and the weights.
+
+        Fields at their defaults are left out, so that a field that a later version adds renames no run.
+        """
+        fields = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in NOT_HASHED and getattr(self, field.name) != field.default
+        }
         fields["weights"] = bool(self.weights)  # which ones is in `content`, wherever the file lies
         text = json.dumps([RUN_VERSION, fields, content], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _check(name, value, kind):
+    """Raise ConfigError where an option is not of the type or in the range that it must have."""
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ConfigError(f"unknown {name} {value!r}: choose one of {', '.join(get_args(kind))}")
+        return
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"{name} is {value!r}: it must be {WORDS[kind]}")
+    if name in RANGES:
+        low, high = RANGES[name]
+        if not low <= value <= high or value == OPEN.get(name, math.nan):
+            words = {low: f"above {low} and up to {high}", high: f"from {low} to below {high}"}
+            raise ConfigError(f"{name} is {value}: it must be {words.get(OPEN.get(name), f'from {low} to {high}')}")
 
 
 PROFILES = {
@@ -115,19 +150,6 @@ PROFILES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class BenchSetting:
-    """What `bench` measures for every size and row. The defaults are those of the report."""
-
-    model: str = "vit_b16"  # one of vit.PRESETS
-    sizes: tuple[int, ...] = (224, 320, 448)  # pixels, height and width
-    stride: int = 12  # pixels
-    batch_size: int = 0  # images; 0: 16 on a GPU, 1 on the CPU
-    repeats: int = 12  # rounds that count, after one that does not
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["no", "bf16", "fp16"] = "no"
-
-
 def active_experiment() -> Experiment:
     """The profile that the environment variable PROFILE names (default `quick`), on the data folder DATA, read as DATASET
     (default `cub200`), if set.
@@ -139,29 +161,6 @@ def active_experiment() -> Experiment:
         raise ConfigError(f"unknown profile {name!r}: choose one of {', '.join(PROFILES)}")
     data, dataset = os.environ.get("DATA"), os.environ.get("DATASET") or PROFILES[name].dataset
     return PROFILES[name].replace(data=data, dataset=dataset) if data else PROFILES[name]
-
-
-# The ResNet-18's weights that go with the ViT's: from the same pre-training, or at least from the same kind of data.
-CNN_WEIGHTS = {
-    "data/weights/vit_micro16.npz": "data/weights/resnet18_synth.safetensors",
-    "data/weights/ViT-B_16.npz": "data/weights/resnet18-f37072fd.pth",
-}
-
-
-def report_rows(base: Experiment) -> dict[str, Experiment]:
-    """The rows of the report's table by name, all under the settings of `base`."""
-    overlap = base.replace(stride=12)
-    return {
-        "ResNet-18": base.replace(model="resnet18", weights=CNN_WEIGHTS.get(base.weights, "")),
-        "ViT": base,
-        "ViT, overlap": overlap,
-        "PSM add": overlap.replace(fusion="add"),
-        "PSM matmul": overlap.replace(fusion="matmul"),
-        "PSM lastlayer": overlap.replace(fusion="lastlayer"),
-        "PSM mul": overlap.replace(fusion="mul"),
-        "PSM mul, contrastive": overlap.replace(fusion="mul", contrastive=True),
-        "PSM mul, flatten": overlap.replace(fusion="mul", head="flatten"),
-    }
 
 
 def project_path(path: str | os.PathLike) -> Path:

@@ -1,8 +1,7 @@
-"""`fit` and `evaluate`, on Hugging Face Accelerate. A run is a folder, see `results.Run`."""
+"""`fit` trains an experiment into a run's folder and `evaluate` tests a model, on Hugging Face Accelerate."""
 
 import contextlib
 import dataclasses
-import hashlib
 import io
 import json
 import math
@@ -19,24 +18,26 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from filelock import FileLock, Timeout
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from . import __version__
-from .config import Experiment, project_path, runs_folder
-from .datasets import batches, open_splits, training_batches
+from .cnn import CNNS, efficientnet_lite0, resnet18
+from .config import Experiment, project_path
+from .datasets import ImageSet, eval_loader, open_splits, train_loader
 from .errors import ConfigError, DataError, StorageError, TrainingError
 from .files import write_whole
-from .losses import contrastive
-from .resnet import CNNS, efficientnet_lite0, resnet18
-from .results import Run
+from .runs import Run, find_run, weights_checksum
 from .vit import PRESETS, VisionTransformer
 from .weights import load_pretrained
 
 MODELS = (*CNNS, *PRESETS)
+MARGIN = 0.4  # TransFG, section 4.1: negatives closer than this cosine are pushed apart
+# What a launcher tells its processes; a group of them needs all of RENDEZVOUS.
+RENDEZVOUS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+WORLDS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def build_model(experiment: Experiment, num_classes: int) -> nn.Module:
@@ -69,16 +70,6 @@ def load_model(run: Run) -> nn.Module:
     return model.eval()
 
 
-def find_run(experiment: Experiment, runs: Path | None = None) -> Run:
-    """The experiment's run below `runs` (None: the project's own), finished or not. Raises DataError for unusable data."""
-    return _run_on(open_splits(experiment), experiment, runs)
-
-
-def _run_on(splits, experiment, runs):
-    weights = hashlib.sha256(project_path(experiment.weights).read_bytes()).hexdigest() if _has_weights(experiment) else ""
-    return Run((runs or runs_folder()) / experiment.hash(splits[0].fingerprint, weights))
-
-
 def fit(experiment: Experiment, progress: bool = True, runs: Path | None = None) -> Run:
     """Train, test, and keep the result in runs/<hash>/. A finished run is returned as it is, an interrupted one resumed.
 
@@ -86,10 +77,11 @@ def fit(experiment: Experiment, progress: bool = True, runs: Path | None = None)
     Raises DataError before training starts if data cannot be used, TrainingError, naming the step, if the loss is not
     finite (the last checkpoint is kept), StorageError if the folder cannot be written or another process writes to it.
     """
-    splits = open_splits(experiment)
-    run = _run_on(splits, experiment, runs)
+    train, test = open_splits(experiment)
+    run = find_run(experiment, runs, train.fingerprint)
     if run.finished:
         return run
+    # The lock stays when it is released: another process may be waiting for this very file.
     lock = FileLock(run.folder.with_name(f".{run.folder.name}.lock"))
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -99,25 +91,23 @@ def fit(experiment: Experiment, progress: bool = True, runs: Path | None = None)
     except OSError as error:
         raise StorageError(f"cannot write {run.folder} ({error.strerror or error}): choose a writable folder") from error
     try:
-        return run if run.finished else _fit(experiment, run, splits, progress)
+        return run if run.finished else _fit(experiment, run, train, test, progress)
     finally:
         with contextlib.suppress(OSError):
             run.folder.rmdir()  # only one that is still empty, since the experiment was refused
         lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
 
 
-def _fit(experiment, run, splits, progress):
-    train, test = splits
+def _fit(experiment, run, train, test, progress):
     torch.manual_seed(experiment.seed)
     model = build_model(experiment, len(train.classes))
-    skipped = _check_images((train, test), experiment.skip_broken)
+    skipped = _check_images(train, test, experiment.skip_broken)
     write_whole(run.folder / "experiment.json", json.dumps(dataclasses.asdict(experiment), indent=1))
 
     state = _train(experiment, model, train, test, run.folder, progress)
 
     torch.manual_seed(experiment.seed)  # patches that are chosen at random are the same whenever the run is looked at
-    predictions = evaluate(model, batches(test, experiment))
+    predictions = evaluate(model, eval_loader(test, experiment))
     predictions.insert(0, "id", test.ids)
     state["history"][-1]["test_accuracy"] = _accuracy(predictions)
     _write_metrics(run.folder, state["history"])
@@ -126,6 +116,7 @@ def _fit(experiment, run, splits, progress):
     write_whole(run.folder / "model.safetensors", safetensors.torch.save(tensors))
     record = {
         "classes": len(train.classes), "class_names": train.classes, "skipped": skipped,
+        "data": train.fingerprint, "weights": weights_checksum(experiment),
         "parameters": sum(p.numel() for p in model.parameters()),
         "seconds": state["seconds"], "step_ms": 1e3 * float(np.median(state["step_seconds"])), **_environment(model),
     }  # fmt: skip
@@ -138,7 +129,7 @@ def _fit(experiment, run, splits, progress):
 def evaluate(model: nn.Module, loader: DataLoader) -> pd.DataFrame:
     """Test a model in float32 on the device it is on.
 
-    Returns a row an image, in the loader's order: label, prediction, probability (of the prediction), parts (K patch
+    Returns one row per image, in the loader's order: label, prediction, probability (of the prediction), parts (K patch
     indices, empty where the model selects none). The model's mode is restored.
     """
     training, device, columns = model.training, next(model.parameters()).device, []
@@ -146,9 +137,15 @@ def evaluate(model: nn.Module, loader: DataLoader) -> pd.DataFrame:
     model.eval()
     for images, labels in loader:
         images = images.to(device, non_blocking=True)
-        logits, _, parts = model(images, details=True) if selects else (model(images), None, None)
+        parts = labels.new_empty(len(labels), 0)
+        if selects:
+            trunk = model.forward_trunk(images)
+            parts = model.select_parts(trunk)
+            logits = model.forward_head(model.forward_last(trunk.tokens, parts))
+        else:
+            logits = model(images)
         probability, prediction = logits.softmax(-1).max(-1)
-        columns.append((labels, prediction, probability, labels.new_empty(len(labels), 0) if parts is None else parts))
+        columns.append((labels, prediction, probability, parts))
     model.train(training)
     label, prediction, probability, parts = (torch.cat(column).tolist() for column in zip(*columns, strict=True))
     return pd.DataFrame({"label": label, "prediction": prediction, "probability": probability, "parts": parts})
@@ -156,15 +153,13 @@ def evaluate(model: nn.Module, loader: DataLoader) -> pd.DataFrame:
 
 def _train(experiment, model, train, test, folder, progress):
     """Optimise `model` in place, from the last checkpoint if there is one -> the state of the loop."""
-    # Accelerate keeps one precision per process; experiments in one notebook may differ.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(mixed_precision=experiment.precision)
+    accelerator = _accelerator()
     options = {"lr": experiment.lr, "weight_decay": experiment.weight_decay, "fused": True}
     if experiment.optimizer == "adamw":
         optimizer = torch.optim.AdamW(model.parameters(), **options)
     else:
         optimizer = torch.optim.SGD(model.parameters(), momentum=experiment.momentum, **options)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, experiment))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, experiment))
     state = {"step": 0, "seconds": 0.0, "step_seconds": [], "history": []}
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
@@ -173,7 +168,7 @@ def _train(experiment, model, train, test, folder, progress):
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
         state = saved["state"]
-    loader = training_batches(train, experiment, _Draws(len(train), experiment, state["step"]))
+    loader = train_loader(train, experiment, _Draws(len(train), experiment, state["step"]))
     prepared, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 
     prepared.train()
@@ -192,7 +187,9 @@ def _train(experiment, model, train, test, folder, progress):
         torch.manual_seed(_seed(experiment.seed, 1, state["step"]))  # dropout, the same after a resume
         loss, correct = _step(prepared, images, labels, experiment)
         accelerator.backward(loss)
-        accelerator.clip_grad_norm_(prepared.parameters(), experiment.clip_norm)
+        if experiment.clip_norm:
+            accelerator.clip_grad_norm_(prepared.parameters(), experiment.clip_norm)
+        lr = schedule.get_last_lr()[0]  # of this step; the schedule moves on to the next one's
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
@@ -203,7 +200,7 @@ def _train(experiment, model, train, test, folder, progress):
         saving = step % experiment.checkpoint_every == 0 or step == experiment.steps
         if not (step % experiment.log_every == 0 or saving):
             continue
-        line = _log_line(recent, step, schedule, experiment)
+        line = _log_line(recent, step, experiment) | {"lr": lr}
         seconds = time.perf_counter() - started
         state["seconds"] += seconds
         state["step_seconds"].append(seconds / len(recent))
@@ -211,7 +208,7 @@ def _train(experiment, model, train, test, folder, progress):
         state["history"].append(line | {"seconds": state["seconds"]})
         if saving:
             if step < experiment.steps:  # the last test is `fit`'s
-                state["history"][-1]["test_accuracy"] = _accuracy(evaluate(model, batches(test, experiment)))
+                state["history"][-1]["test_accuracy"] = _accuracy(evaluate(model, eval_loader(test, experiment)))
             _write_metrics(folder, state["history"])
             parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
             buffer = io.BytesIO()
@@ -220,6 +217,23 @@ def _train(experiment, model, train, test, folder, progress):
         recent, started = [], time.perf_counter()
     bar.close()
     return state
+
+
+def _accelerator() -> Accelerator:
+    """Accelerate on this process alone, in float32: autocast is `_step`'s, so that no test runs in another precision.
+
+    Raises TrainingError where a launcher has started several processes; what is left of one in the environment is passed over.
+    """
+    known = {name: os.environ[name] for name in (*RENDEZVOUS, *WORLDS) if name in os.environ}
+    whole = all(name in known for name in RENDEZVOUS) or any(name in known for name in WORLDS[1:])
+    if whole and any(known.get(name, "1") not in ("", "0", "1") for name in WORLDS):
+        raise TrainingError("a launcher has started several processes, and training on several is not supported: start one")
+    for name in known:
+        del os.environ[name]
+    try:
+        return Accelerator(mixed_precision="no")
+    finally:
+        os.environ.update(known)
 
 
 def _accuracy(predictions):
@@ -232,16 +246,29 @@ def _write_metrics(folder, history):
 
 def _step(model, images, labels, experiment):
     """One forward pass -> the loss and the share of the batch that was right, both on the device."""
-    if experiment.contrastive:
-        logits, token, _ = model(images, details=True)
-        extra = contrastive(token, labels)
-    else:
-        logits, extra = model(images), 0.0
-    loss = F.cross_entropy(logits.float(), labels, label_smoothing=experiment.label_smoothing) + extra
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=experiment.precision == "bf16"):
+        tokens = model.forward_features(images) if experiment.contrastive else None
+        logits = model(images) if tokens is None else model.forward_head(tokens)
+    loss = F.cross_entropy(logits.float(), labels, label_smoothing=experiment.label_smoothing)
+    if tokens is not None:
+        loss = loss + contrastive_loss(tokens[:, 0], labels)
     return loss, (logits.detach().argmax(-1) == labels).float().mean()
 
 
-def _log_line(recent, step, schedule, experiment):
+def contrastive_loss(tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """TransFG's contrastive loss (He et al. 2022, eq. 9).
+
+    tokens: (B, D) class tokens. labels: (B,). Pairs of one class cost 1 - cos, pairs of two classes
+    max(cos - MARGIN, 0); summed over all pairs and divided by B squared. Returns a scalar.
+    """
+    tokens = F.normalize(tokens.float(), dim=-1)
+    cosine = tokens @ tokens.T
+    same = labels[:, None] == labels[None, :]
+    return torch.where(same, 1 - cosine, F.relu(cosine - MARGIN)).mean()
+
+
+def _log_line(recent, step, experiment):
+    """Means over the steps since the last line. Raises TrainingError, naming the step, for a loss that is not finite."""
     losses, correct = (torch.stack(column).tolist() for column in zip(*recent, strict=True))
     for offset, loss in enumerate(losses, 1 - len(losses)):
         if not math.isfinite(loss):
@@ -249,11 +276,10 @@ def _log_line(recent, step, schedule, experiment):
                 f"the loss is {loss} at step {step + offset} of {experiment.title}: lower lr or clip_norm; "
                 "the last good checkpoint is kept"
             )
-    lr = schedule.get_last_lr()[0]
-    return {"step": step, "loss": float(np.mean(losses)), "accuracy": float(np.mean(correct)), "lr": lr}
+    return {"step": step, "loss": float(np.mean(losses)), "accuracy": float(np.mean(correct))}
 
 
-def learning_rate(step: int, experiment: Experiment) -> float:
+def learning_rate_factor(step: int, experiment: Experiment) -> float:
     """Share of the peak learning rate after `step` steps: linear warm-up, then half a cosine to 0."""
     if step < experiment.warmup_steps:
         return (step + 1) / (experiment.warmup_steps + 1)
@@ -287,14 +313,13 @@ def _seed(*numbers):
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _has_weights(experiment):
-    return experiment.weights and project_path(experiment.weights).is_file()  # a missing one is build_model's to report
+def _check_images(train: ImageSet, test: ImageSet, skip: bool) -> int:
+    """Decode every image once; drop or report those that cannot be. Returns how many were dropped.
 
-
-def _check_images(splits, skip):
-    """Decode every image once; drop or report those that cannot be. Returns how many were dropped."""
+    Raises DataError for a broken image that is not to be skipped, and for data that nothing can be learned or tested on.
+    """
     skipped = 0
-    for images in splits:
+    for images in (train, test):
         broken = images.broken()
         if broken and not skip:
             more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
@@ -303,6 +328,12 @@ def _check_images(splits, skip):
             )
         images.drop(broken)
         skipped += len(broken)
+    left = f", {skipped} that cannot be decoded left out" if skipped else ""
+    for name, images in (("training", train), ("test", test)):
+        if not len(images):
+            raise DataError(f"the data has no {name} images{left}: name a folder with both training and test images")
+    if len(set(train.labels)) < 2:
+        raise DataError(f"all training images are of one class{left}: classification takes two classes or more")
     if skipped:
         print(f"Skipped {skipped} images that cannot be decoded.")
     return skipped

@@ -15,6 +15,7 @@ from .errors import ConfigError
 from .part_selection import DOWNWARD, FUSIONS, RANDOM, class_row, fuse, select
 
 HEADS = ("cls", "flatten")
+SMALLEST = -60.0  # e^-60 and its neighbours a few orders below are still normal numbers in float32
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,14 @@ PRESETS = {
     "vit_ti16": _preset(16, 192, 12, 3, 768),
     "vit_micro16": _preset(16, 128, 8, 4, 512),
 }
+
+
+class Trunk(NamedTuple):
+    """What the layers below the last one leave: the tokens, and the attention that parts are selected by."""
+
+    tokens: torch.Tensor  # (B, 1+N, D) class token first
+    rows: list[torch.Tensor]  # L-1 of (B, K, N+1), from `part_selection.class_row`; empty where nothing is selected
+    queries_keys: list[tuple[torch.Tensor, torch.Tensor]]  # (B, K, N+1, D/K) each, of as many layers as the rule needs
 
 
 class Inspection(NamedTuple):
@@ -164,63 +173,81 @@ class VisionTransformer(nn.Module):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
-    def forward(self, images: torch.Tensor, details: bool = False):
-        """images (B, 3, H, W) -> logits (B, C).
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """images (B, 3, H, W) -> logits (B, C). Raises ConfigError for images of another size."""
+        return self.forward_head(self.forward_features(images))
 
-        details: return also the class token (B, D) they come from and the parts (B, K * top_k), None for the plain ViT.
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        """images (B, 3, H, W) -> tokens (B, T, D) after the last layer and its norm, class token first.
+
+        T is 1 + N, or with part selection 1 + K * top_k: the parts stand head by head.
         """
-        x, parts, fusion = self._embed(images), None, self.cfg.fusion
-        rows, layers = [], []
+        trunk = self.forward_trunk(images)
+        return self.forward_last(trunk.tokens, self.select_parts(trunk) if self.cfg.fusion else None)
+
+    def forward_head(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, T, D) of `forward_features` -> logits (B, C)."""
+        return self.head(tokens.flatten(1) if self.cfg.head == "flatten" else tokens[:, 0])
+
+    def forward_trunk(self, images: torch.Tensor, keep_all: bool = False) -> Trunk:
+        """images (B, 3, H, W) -> what the layers below the last one leave, see `Trunk`.
+
+        keep_all: keep what any rule of part selection could ask for, not only what this model's own needs.
+        """
+        rows, queries_keys, fusion = [], [], self.cfg.fusion
+        x = self.embed(images)
         for block in self.blocks[:-1]:
             x, q, k = block(x)
-            if fusion:
+            if fusion or keep_all:
                 rows.append(class_row(q, k))
-                layers = [*layers, (q, k)] if fusion in DOWNWARD else [(q, k)]
-        if fusion:
-            parts = select(fuse(rows, fusion, layers, self.cfg.rank), self.cfg.top_k)
-            x = _keep(x, parts)
-        logits, token = self._classify(x)
-        return (logits, token, parts) if details else logits
+                queries_keys = [*queries_keys, (q, k)] if keep_all or fusion in DOWNWARD else [(q, k)]
+        return Trunk(x, rows, queries_keys)
+
+    def part_scores(self, trunk: Trunk, fusion: str | None = None) -> torch.Tensor:
+        """The class token's fused attention to the patches, (B, K, N), by the model's own rule or another; of `mul` the
+        logarithm, see `part_selection.fuse`."""
+        return fuse(trunk.rows, fusion or self.cfg.fusion, trunk.queries_keys, self.cfg.rank)
+
+    def select_parts(self, trunk: Trunk) -> torch.Tensor:
+        """The parts (B, K * top_k) that the model's own rule selects."""
+        return select(self.part_scores(trunk), self.cfg.top_k)
+
+    def forward_last(self, tokens: torch.Tensor, parts: torch.Tensor | None = None) -> torch.Tensor:
+        """Tokens (B, 1+N, D) below the last layer -> (B, T, D) above it and its norm.
+
+        parts: (B, P) patch indices; only they and the class token are kept, T is 1 + P. None: all are.
+        """
+        if parts is not None:
+            index = (parts + 1)[..., None].expand(-1, -1, tokens.shape[-1])  # +1: the class token stands first
+            tokens = torch.cat([tokens[:, :1], tokens.gather(1, index)], dim=1)
+        return self.norm(self.blocks[-1](tokens)[0])
 
     @torch.no_grad()
-    def inspect(self, images: torch.Tensor, fusion: str | None = None) -> Inspection:
+    def inspect(self, images: torch.Tensor, fusion: str | None = None, trunk: Trunk | None = None) -> Inspection:
         """images (B, 3, H, W) -> the logits and all that led to the parts, see `Inspection`.
 
-        fusion: look through another rule than the model's own. The scores of `mul` are a product of L-1 numbers below 1
-        and may underflow where there are more than some 15 layers; the parts, chosen by logarithms, stay right.
+        fusion: look through another rule than the model's own. trunk: of these images, `forward_trunk(images, True)`, where
+        it is known already; the layers below the last one do not depend on the rule.
+        The scores of `mul`, a product of L-1 numbers below 1, are scaled up by a factor a head where float32 has no number
+        as small, which in deep models it has not.
         """
-        fusion = fusion or self.cfg.fusion
-        x = self._embed(images)
-        layers = []
-        for block in self.blocks[:-1]:
-            x, q, k = block(x)
-            layers.append((q, k))
-        rows = [class_row(q, k) for q, k in layers]
+        fusion, trunk = fusion or self.cfg.fusion, trunk or self.forward_trunk(images, keep_all=True)
         parts = scores = None
         if fusion:
-            scores = fuse(rows, fusion, layers, self.cfg.rank)
+            scores = self.part_scores(trunk, fusion)
             parts = select(scores, self.cfg.top_k)
-            x, scores = _keep(x, parts), scores.exp() if fusion == "mul" else scores
-        return Inspection(self._classify(x)[0], parts, scores, self.cfg.grid, torch.stack(rows)[..., 1:].exp())
+            if fusion == "mul":
+                scores = (scores + (SMALLEST - scores.amax(-1, keepdim=True)).clamp(min=0)).exp()
+        logits = self.forward_head(self.forward_last(trunk.tokens, parts))
+        return Inspection(logits, parts, scores, self.cfg.grid, torch.stack(trunk.rows)[..., 1:].exp())
 
-    def _embed(self, images):
-        """(B, 3, H, W) -> (B, 1+N, D), class token first."""
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, 1+N, D): the patches and their positions, class token first."""
         if images.ndim != 4 or images.shape[1:] != (3, self.cfg.image_size, self.cfg.image_size):
             size = self.cfg.image_size
             raise ConfigError(f"the model takes images of shape (B, 3, {size}, {size}), not {tuple(images.shape)}")
         x = torch.cat([self.cls_token.expand(len(images), -1, -1), self.patch_embed(images)], dim=1)
         return F.dropout(x + self.pos_embed, self.cfg.dropout, self.training)
-
-    def _classify(self, x):
-        """Tokens (B, T, D) before the last layer -> logits (B, C) and the class token (B, D)."""
-        x = self.norm(self.blocks[-1](x)[0])
-        return self.head(x.flatten(1) if self.cfg.head == "flatten" else x[:, 0]), x[:, 0]
-
-
-def _keep(x, parts):
-    """(B, 1+N, D) and (B, P) patch indices -> (B, 1+P, D): the class token and the chosen patches."""
-    index = (parts + 1)[..., None].expand(-1, -1, x.shape[-1])  # +1: the class token stands first
-    return torch.cat([x[:, :1], x.gather(1, index)], dim=1)
 
 
 def _initialise(module):

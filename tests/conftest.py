@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from fgvc_lib.config import Experiment
-from fgvc_lib.synthbirds import generate
+from fgvc_lib.synthbirds.generation import generate
 
 
 def write_cub(root, classes=3, train=3, test=2, size=40):

@@ -7,12 +7,14 @@ import pandas as pd
 import psutil
 import pytest
 
-from fgvc_lib import ablation as module
-from fgvc_lib.ablation import ablate, grid, jobs, looks, made, plan, progress, read_records, rerun, write_records
 from fgvc_lib.config import PROFILES
-from fgvc_lib.datasets import open_splits
+from fgvc_lib.datasets.build import open_splits
 from fgvc_lib.errors import ConfigError, DataError
-from fgvc_lib.results import bootstrap, expected_calibration_error, summary
+from fgvc_lib.experiments import ablation as module
+from fgvc_lib.experiments.ablation import ablate, jobs, made, plan, progress, read_records, rerun, write_records
+from fgvc_lib.experiments.localisation import localise
+from fgvc_lib.experiments.statistics import bootstrap, expected_calibration_error, summary
+from fgvc_lib.experiments.variants import ablation_variants
 from fgvc_lib.training import fit
 
 
@@ -27,7 +29,7 @@ def records(rows):
 
 
 def test_every_row_of_the_grid_is_another_experiment():
-    rows = grid(PROFILES["quick"])
+    rows = ablation_variants(PROFILES["quick"])
     assert len({row.hash() for row in rows.values()}) == len(rows) >= 18
     assert len(jobs(rows)) == 5 * len(rows)
 
@@ -43,15 +45,15 @@ def test_photographs_have_a_grid_of_their_own(tmp_path):
 
 def test_looks_of_a_run_on_annotated_birds(birds, runs, tiny):
     run = fit(tiny.replace(data=str(birds), image_size=64, resize_size=72), progress=False)
-    hits = looks(run)
+    hits = localise(run)
     assert len(hits) == len(run.predictions) and hits.columns.str.match("map_|selected_").all()
     rates = hits.drop(columns=["map_peak"]).mean()
     assert ((rates >= 0) & (rates <= 1)).all() and hits["map_box"].gt(0).all()
-    other = looks(run, "integrated gradients")
+    other = localise(run, "integrated gradients")
     assert not other["map_box"].equals(hits["map_box"]) and other["selected_bird"].equals(hits["selected_bird"])
-    assert looks(fit(tiny, progress=False)).empty  # no boxes, no columns
+    assert localise(fit(tiny, progress=False)).empty  # no boxes, no columns
     control = fit(run.experiment.replace(fusion="random"), progress=False)
-    pd.testing.assert_frame_equal(looks(control), looks(control))  # the same patches whenever it is looked at
+    pd.testing.assert_frame_equal(localise(control), localise(control))  # the same patches whenever it is looked at
 
 
 def test_looks_leaves_out_what_could_not_be_decoded(birds, runs, tiny, tmp_path):
@@ -60,10 +62,10 @@ def test_looks_leaves_out_what_could_not_be_decoded(birds, runs, tiny, tmp_path)
     broken = open_splits(experiment)[1].paths[2]
     broken.write_bytes(broken.read_bytes()[:300])
     run = fit(experiment, progress=False)
-    assert len(looks(run)) == len(run.predictions) == len(open_splits(experiment)[1]) - 1
+    assert len(localise(run)) == len(run.predictions) == len(open_splits(experiment)[1]) - 1
     shutil.rmtree(folder / "parts")
     whole = fit(experiment.replace(seed=1), progress=False)
-    assert looks(whole)[["map_part", "map_counting"]].isna().all(axis=None) and looks(whole)["map_box"].gt(0).all()
+    assert localise(whole)[["map_part", "map_counting"]].isna().all(axis=None) and localise(whole)["map_box"].gt(0).all()
 
 
 def test_a_grid_with_an_unknown_option():

@@ -5,18 +5,19 @@ import numpy as np
 import pytest
 import torch
 
-from fgvc_lib import bench as module
-from fgvc_lib import cli, plots
-from fgvc_lib.bench import ROWS, bench, environment, growth, loading, readable, resolve
-from fgvc_lib.config import BenchSetting, Experiment
+from fgvc_lib import cli
+from fgvc_lib.config import Experiment
 from fgvc_lib.errors import ConfigError
+from fgvc_lib.experiments import bench as module
+from fgvc_lib.experiments.bench import ROWS, BenchSetting, environment, growth, loading, measure, readable, resolve
+from fgvc_lib.report import plots
 
 TINY = BenchSetting(model="vit_micro16", sizes=(48, 96), repeats=2, device="cpu")
 
 
 @pytest.fixture(scope="module")
 def table():
-    return bench(TINY)
+    return measure(TINY)
 
 
 def test_every_row_is_measured(table):
@@ -47,7 +48,7 @@ def test_a_row_that_does_not_fit_is_said_and_the_rest_goes_on(monkeypatch):
 
     monkeypatch.setattr(module._Work, "train_step", fails)
     monkeypatch.setattr(module, "_memory", lambda setting, size, row: (np.nan, "out of memory") if row == "add" else (1, ""))
-    table = bench(module.dataclasses.replace(TINY, sizes=(48,), repeats=1))
+    table = measure(module.dataclasses.replace(TINY, sizes=(48,), repeats=1))
     failed = table["problem"] == "out of memory"
     assert set(table.loc[failed, "row"]) == {"add", "dense mul"} and table.loc[~failed, "train_s"].notna().all()
     assert readable(table).loc[(48, 9, "add"), "training step"] == "out of memory"
@@ -92,7 +93,7 @@ def test_no_gpu_is_said(monkeypatch):
 
 def test_the_command_prints_and_keeps(table, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "bench", lambda setting: table)
+    monkeypatch.setattr(module, "measure", lambda setting: table)
     monkeypatch.setattr(module, "loading", lambda: {"PIL": 100.0, "cache": 1000.0})
     arguments = ("bench", "--model", "vit_micro16", "--sizes", "48", "96", "--device", "cpu", "--json", "out/cpu.json")
     monkeypatch.setattr(cli.sys, "argv", ["fgvc_lib", *arguments])

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fgvc_lib.config import PROFILES, report_rows
-from fgvc_lib.site import write_site
+from fgvc_lib.config import PROFILES
+from fgvc_lib.experiments.variants import report_variants
+from fgvc_lib.report.site import write_site
 from fgvc_lib.training import fit
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -35,7 +36,7 @@ def project(tmp_path_factory):
     os.chdir(folder)
     try:
         for name in ("ResNet-18", "PSM mul"):
-            fit(report_rows(PROFILES["smoke"])[name], progress=False, runs=folder / "runs")
+            fit(report_variants(PROFILES["smoke"])[name], progress=False, runs=folder / "runs")
     finally:
         os.chdir(before)
     return folder

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from fgvc_lib import cache as cache_module
-from fgvc_lib import datasets
-from fgvc_lib.cache import cached
 from fgvc_lib.config import Experiment
-from fgvc_lib.datasets import CUB200, Views, batches, build_transform, training_batches
+from fgvc_lib.datasets import cache as cache_module
+from fgvc_lib.datasets import views as datasets
+from fgvc_lib.datasets.cache import cached
+from fgvc_lib.datasets.cub import CUB200
+from fgvc_lib.datasets.views import Views, build_transform, eval_loader, train_loader
 from fgvc_lib.errors import DataError, StorageError
 
 SHAPE = (20, 3, 4, 4)
@@ -110,7 +111,7 @@ def test_the_views_are_the_transforms(cub, caching, cache, model):
     for train in (False, True):
         images = CUB200(cub, "train", build_transform(experiment, train))
         seeds = list(range(100, 100 + len(images)))
-        loader = training_batches(images, experiment, list(enumerate(seeds))) if train else batches(images, experiment)
+        loader = train_loader(images, experiment, list(enumerate(seeds))) if train else eval_loader(images, experiment)
         views = torch.cat([batch for batch, _ in loader])
         for number, seed in enumerate(seeds):
             torch.manual_seed(seed)

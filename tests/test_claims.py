@@ -5,11 +5,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fgvc_lib.ablation import grid
-from fgvc_lib.claims import PLAIN, claims, controls, gradients, markdown, page, pretraining, selections
 from fgvc_lib.config import PROFILES
 from fgvc_lib.errors import DataError
+from fgvc_lib.experiments.variants import ablation_variants
 from fgvc_lib.part_selection import FUSIONS
+from fgvc_lib.report.claims import PLAIN, claims, controls, gradients, pretraining, selections
+from fgvc_lib.report.results import results_page
+from fgvc_lib.report.tables import markdown
 
 SEEDS, IMAGES = 5, 300
 
@@ -39,7 +41,7 @@ def records(rates, hits=True):
     return table
 
 
-RATES = dict.fromkeys(grid(PROFILES["quick"]), 0.6)
+RATES = dict.fromkeys(ablation_variants(PROFILES["quick"]), 0.6)
 COST = pd.DataFrame({"row": ["plain", "mul"], "train_ratio": [1, 0.93], "train_low": [1, 0.9], "train_high": [1, 0.96]})
 
 
@@ -87,7 +89,7 @@ def test_hits_go_with_right_answers(found):
 def test_the_page_is_made_of_the_records(found):
     names = [name for name in RATES if not name.startswith("ViT") or name == PLAIN]
     photos = records({f"{name}{end}": 0.7 if not end else 0.4 for end in ("", ", from scratch") for name in names})
-    text = page(found, photos, COST)
+    text = results_page(found, photos, COST)
     assert "| PSM mul |" in text and "5 seeds a row" in text and "300 test images" in text
     table = pretraining(photos)
     assert table.index.tolist() == names and table["difference"].str.startswith("+").all()
@@ -97,7 +99,7 @@ def test_the_page_is_made_of_the_records(found):
 def test_the_chinese_page_has_the_same_numbers_and_no_english_words(found):
     names = [name for name in RATES if not name.startswith("ViT") or name == PLAIN]
     photos = records({f"{name}{end}": 0.7 if not end else 0.4 for end in ("", ", from scratch") for name in names})
-    english, text = page(found, photos, COST), page(found, photos, COST, "zh-CN")
+    english, text = results_page(found, photos, COST), results_page(found, photos, COST, "zh-CN")
     numbers = re.compile(r"[+-]?\d+\.\d")
     tables = [[numbers.findall(line) for line in one.splitlines() if line.startswith("|")] for one in (english, text)]
     assert tables[0] == tables[1] and len(tables[0]) > 30

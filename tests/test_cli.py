@@ -8,7 +8,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from fgvc_lib import cli
 from fgvc_lib.errors import DataError
-from fgvc_lib.report import ReportError, build_report
+from fgvc_lib.report.build import ReportError, build_report
 
 
 def call(monkeypatch, *arguments):

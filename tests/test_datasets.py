@@ -7,7 +7,11 @@ from conftest import write_cub
 from PIL import Image
 
 from fgvc_lib.config import Experiment
-from fgvc_lib.datasets import CUB200, box_views, build_dataset, build_transform, class_title, part_points, to_view
+from fgvc_lib.datasets.build import build_dataset
+from fgvc_lib.datasets.cub import CUB200
+from fgvc_lib.datasets.geometry import box_views, part_points, to_view
+from fgvc_lib.datasets.image_set import class_title
+from fgvc_lib.datasets.views import build_transform
 from fgvc_lib.errors import ConfigError, DataError
 
 REAL = os.path.join(os.path.dirname(__file__), "..", "..", "shared", "data", "CUB_40")

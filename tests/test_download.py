@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from fgvc_lib.download import SOURCES, Source, fetch
+from fgvc_lib.datasets.download import SOURCES, Source, fetch
 from fgvc_lib.errors import DataError, StorageError
 
 

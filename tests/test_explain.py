@@ -7,11 +7,13 @@ import pytest
 from PIL import Image
 
 from fgvc_lib import cli
-from fgvc_lib import explain as module
-from fgvc_lib.config import report_rows
+from fgvc_lib.app import explain as module
+from fgvc_lib.app.explain import best_first, find_photos, named_run
+from fgvc_lib.app.pictures import SIZE, marked, overlay
+from fgvc_lib.cli import explain
+from fgvc_lib.datasets.photographs import read_photograph
 from fgvc_lib.errors import ConfigError, DataError
-from fgvc_lib.explain import best_first, explain, find_photos, named_run, read_photo
-from fgvc_lib.pictures import SIZE, marked, overlay
+from fgvc_lib.experiments.variants import report_variants
 from fgvc_lib.training import fit
 
 
@@ -23,25 +25,25 @@ def picture(path, size=(50, 40), mode="RGB", **options):
 
 
 def test_photographs_of_every_kind(tmp_path, monkeypatch):
-    assert read_photo(picture(tmp_path / "a.jpg"))[1] == []
+    assert read_photograph(picture(tmp_path / "a.jpg"))[1] == []
     for name, mode, words in (("l.png", "L", "greyscale"), ("a.png", "RGBA", "transparent"), ("p.gif", "P", None)):
-        image, remarks = read_photo(picture(tmp_path / name, mode=mode))
+        image, remarks = read_photograph(picture(tmp_path / name, mode=mode))
         assert image.mode == "RGB" and image.size == (50, 40) and (words is None or words in remarks[0])
     frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "m.gif", save_all=True, append_images=frames[1:])
-    image, remarks = read_photo(tmp_path / "m.gif")
+    image, remarks = read_photograph(tmp_path / "m.gif")
     assert "2 frames: the first" in remarks[0] and image.getpixel((4, 4))[0] > 200
     clear = Image.new("RGBA", (9, 9), (255, 0, 0, 0))
     clear.save(tmp_path / "clear.png")
-    assert read_photo(tmp_path / "clear.png")[0].getpixel((4, 4)) == (255, 255, 255)
+    assert read_photograph(tmp_path / "clear.png")[0].getpixel((4, 4)) == (255, 255, 255)
     upright = picture(tmp_path / "turned.jpg", exif=exif(6))
-    assert read_photo(upright)[0].size == (40, 50)
+    assert read_photograph(upright)[0].size == (40, 50)
     monkeypatch.setattr(module, "MOST_PIXELS", 1_000_000)
     with pytest.raises(DataError, match="big.png has 2000 x 1000 pixels: scale it down to 1 million"):
-        read_photo(picture(tmp_path / "big.png", (2000, 1000)), "big.png")
+        read_photograph(picture(tmp_path / "big.png", (2000, 1000)), "big.png")
     (tmp_path / "junk.jpg").write_bytes(b"no image")
     with pytest.raises(DataError, match="junk.jpg is not an image"):
-        read_photo(tmp_path / "junk.jpg", "junk.jpg")
+        read_photograph(tmp_path / "junk.jpg", "junk.jpg")
 
 
 def exif(orientation):
@@ -97,7 +99,7 @@ def test_an_interruption_keeps_what_was_done(tiny, tmp_path, monkeypatch):
 
 
 def test_the_command(tiny, tmp_path, monkeypatch, capsys):
-    rows = report_rows(tiny.replace(fusion=None))
+    rows = report_variants(tiny.replace(fusion=None))
     monkeypatch.setattr(module, "active_experiment", lambda: tiny.replace(fusion=None))
     fit(rows["PSM mul"], progress=False)
     photo = picture(tmp_path / "bird.jpg", mode="L")
@@ -153,7 +155,7 @@ def test_a_truncated_animation_is_no_traceback(tmp_path):
     for length in range(20, len(content), 400):
         (tmp_path / "cut.gif").write_bytes(content[:length])
         with contextlib.suppress(DataError):  # read as far as it goes, or said; nothing else
-            read_photo(tmp_path / "cut.gif", "cut.gif")
+            read_photograph(tmp_path / "cut.gif", "cut.gif")
 
 
 def test_no_photograph_named():

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fgvc_lib import explorer as module
-from fgvc_lib.config import report_rows
+from fgvc_lib.app import explorer as module
+from fgvc_lib.app.explorer import MEAN, Explorer, explorer_widget
 from fgvc_lib.errors import DataError
-from fgvc_lib.explorer import MEAN, Explorer, explorer
+from fgvc_lib.experiments.variants import report_variants
 from fgvc_lib.training import fit
 
 NAMES = ("ResNet-18", "ViT, overlap", "PSM mul")
@@ -23,7 +23,7 @@ def base(tiny, birds):
 @pytest.fixture
 def trained(base):
     for name in NAMES:
-        fit(report_rows(base)[name], progress=False)
+        fit(report_variants(base)[name], progress=False)
     return base
 
 
@@ -83,7 +83,7 @@ def test_what_sets_two_species_apart(trained):
 
 
 def test_controls(trained):
-    app = explorer(trained)
+    app = explorer_widget(trained)
     controls, message, view = widgets_of(app)
     seen = {view.value}
     changes = [
@@ -106,7 +106,7 @@ def test_controls(trained):
 
 
 def test_uploads(trained):
-    app = explorer(trained)
+    app = explorer_widget(trained)
     controls, message, view = widgets_of(app)
 
     def upload(content, name="bird.png"):

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fgvc_lib.bench import dense_forward
 from fgvc_lib.errors import ConfigError
+from fgvc_lib.experiments.bench import dense_forward
 from fgvc_lib.part_selection import FUSIONS, class_row, fuse, fuse_dense, select
 from fgvc_lib.vit import VisionTransformer, ViTConfig
 

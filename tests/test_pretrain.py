@@ -3,10 +3,10 @@ import hashlib
 import pytest
 import torch
 
-from fgvc_lib import pretrain as module
 from fgvc_lib.errors import ConfigError
-from fgvc_lib.pretrain import FOLDER, PRETRAINING, SEED, pretrain
-from fgvc_lib.synthbirds import SIZES, Sizes, species_list
+from fgvc_lib.experiments import pretrain as module
+from fgvc_lib.experiments.pretrain import FOLDER, PRETRAINING, SEED, SIZES, pretrain_model
+from fgvc_lib.synthbirds.species import Sizes, species_list
 from fgvc_lib.training import build_model
 from fgvc_lib.weights import load_pretrained
 
@@ -31,7 +31,7 @@ def test_what_is_written_starts_a_model(name, tmp_path, runs, monkeypatch):
     monkeypatch.setattr(module, "SIZES", Sizes(1, 2, 4, 2, 64))
     sizes = {"image_size": 32, "resize_size": 36, "batch_size": 4, "steps": 2, "warmup_steps": 1, "checkpoint_every": 2}
     monkeypatch.setitem(module.PRETRAINING, name, PRETRAINING[name].replace(**sizes))
-    path = pretrain(name)
+    path = pretrain_model(name)
     card = path.with_suffix(".md").read_text()
     assert hashlib.sha256(path.read_bytes()).hexdigest() in card and "of 4 held-out images" in card
     target = build_model(PRETRAINING[name].replace(image_size=48, resize_size=54, stride=12), 7)
@@ -44,4 +44,4 @@ def test_what_is_written_starts_a_model(name, tmp_path, runs, monkeypatch):
 
 def test_an_unknown_model_lists_the_known():
     with pytest.raises(ConfigError, match="'vit_b16'.*vit_micro16, resnet18"):
-        pretrain("vit_b16")
+        pretrain_model("vit_b16")

@@ -3,10 +3,12 @@ import math
 import pandas as pd
 import pytest
 
-from fgvc_lib import plots
 from fgvc_lib.config import PROFILES, Experiment, active_experiment
 from fgvc_lib.errors import ConfigError, DataError
-from fgvc_lib.results import Run, compare, mcnemar, readable, results_table, wilson
+from fgvc_lib.experiments.statistics import mcnemar, wilson
+from fgvc_lib.report import plots
+from fgvc_lib.report.tables import compare, readable, results_table
+from fgvc_lib.runs import Run
 from fgvc_lib.training import fit
 
 

@@ -3,21 +3,12 @@ import pytest
 import torch
 from torch import nn
 
-from fgvc_lib.datasets import IMAGENET
+from fgvc_lib.cnn import resnet18
+from fgvc_lib.datasets.geometry import box_mask, patch_boxes
+from fgvc_lib.datasets.views import IMAGENET
 from fgvc_lib.errors import ConfigError
-from fgvc_lib.resnet import resnet18
-from fgvc_lib.saliency import (
-    METHODS,
-    attribute,
-    box_mask,
-    energy_in_box,
-    fgsm,
-    input_gradient,
-    map_hits,
-    patch_boxes,
-    pointing_game,
-    selection_hits,
-)
+from fgvc_lib.experiments.localisation import energy_in_box, map_hits, pointing_game, selection_hits
+from fgvc_lib.saliency import METHODS, attribute, fgsm, input_gradient
 from fgvc_lib.vit import VisionTransformer, ViTConfig
 
 

@@ -5,9 +5,9 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-from fgvc_lib import site
 from fgvc_lib.config import PROFILES
-from fgvc_lib.site import write_site
+from fgvc_lib.report import site
+from fgvc_lib.report.site import write_site
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,20 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fgvc_lib import synthbirds
 from fgvc_lib.errors import ConfigError, DataError, StorageError
-from fgvc_lib.synthbirds import (
-    ATTRIBUTES,
-    MAX_SPECIES,
-    PARTS,
-    SIZES,
-    WORLDS,
-    Sizes,
-    diagnostic,
-    draw,
-    generate,
-    species_list,
-)
+from fgvc_lib.synthbirds import drawing, generation
+from fgvc_lib.synthbirds.drawing import draw
+from fgvc_lib.synthbirds.generation import generate
+from fgvc_lib.synthbirds.species import ATTRIBUTES, MAX_SPECIES, PARTS, SIZES, WORLDS, Sizes, diagnostic, species_list
 
 # Other versions of the JPEG library may write other bytes for the same pixels, hence a pin for each.
 SMOKE_FILES = "079d5502daa8bc996e0a220b95f35c1209d000ad264df0af87c228f229b0fa82"

@@ -6,9 +6,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fgvc_lib.ablation import read_records
-from fgvc_lib.claims import PLAIN, page
-from fgvc_lib.results import readable_summary, summary
+from fgvc_lib.experiments.ablation import read_records
+from fgvc_lib.experiments.statistics import summary
+from fgvc_lib.report.claims import PLAIN
+from fgvc_lib.report.results import results_page
+from fgvc_lib.report.tables import readable_summary
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +31,7 @@ def test_results_and_claims(records, lang, claim):
     ending = ".md" if lang == "en" else f".{lang}.md"
     results, readme = ((ROOT / f"{name}{ending}").read_text(encoding="utf-8") for name in ("RESULTS", "README"))
     cost = pd.DataFrame(json.loads((ROOT / "data" / "bench" / "step.json").read_text())["rows"])
-    assert results == page(records, read_records(ROOT / "data" / "results" / "quick-CUB_40.parquet"), cost, lang)
+    assert results == results_page(records, read_records(ROOT / "data" / "results" / "quick-CUB_40.parquet"), cost, lang)
     assert table(readme, claim) == table(results, claim)
 
 

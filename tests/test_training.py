@@ -9,12 +9,14 @@ import pytest
 import torch
 
 from fgvc_lib import training
-from fgvc_lib.config import PROFILES, Experiment, report_rows, runs_folder
-from fgvc_lib.datasets import CUB200, batches, open_splits
+from fgvc_lib.config import PROFILES, Experiment, runs_folder
+from fgvc_lib.datasets.build import open_splits
+from fgvc_lib.datasets.cub import CUB200
+from fgvc_lib.datasets.views import eval_loader
 from fgvc_lib.errors import ConfigError, DataError, StorageError, TrainingError
-from fgvc_lib.losses import contrastive
-from fgvc_lib.results import FILES
-from fgvc_lib.training import build_model, evaluate, fit, learning_rate, load_model
+from fgvc_lib.experiments.variants import report_variants
+from fgvc_lib.runs import FILES
+from fgvc_lib.training import build_model, contrastive_loss, evaluate, fit, learning_rate_factor, load_model
 
 
 def same(one, other):
@@ -80,15 +82,15 @@ def test_an_interrupted_run_resumes_to_the_same_result(tiny, monkeypatch, tmp_pa
 def test_the_trained_model_comes_back(tiny):
     run = fit(tiny, progress=False)
     model = load_model(run)
-    predictions = evaluate(model, batches(open_splits(tiny)[1], tiny))
+    predictions = evaluate(model, eval_loader(open_splits(tiny)[1], tiny))
     assert predictions["prediction"].tolist() == run.predictions["prediction"].tolist()
     assert not model.training
 
 
-@pytest.mark.parametrize("name", list(report_rows(PROFILES["smoke"])))
+@pytest.mark.parametrize("name", list(report_variants(PROFILES["smoke"])))
 def test_every_row_of_the_report_trains(tiny, name):
     sizes = {key: getattr(tiny, key) for key in ("data", "image_size", "resize_size", "batch_size", "steps", "warmup_steps")}
-    run = fit(report_rows(Experiment(**sizes))[name], progress=False)
+    run = fit(report_variants(Experiment(**sizes))[name], progress=False)
     assert run.metrics["loss"].notna().all()
 
 
@@ -105,7 +107,7 @@ def test_bf16(tiny):
 
 def test_the_schedule():
     experiment = Experiment(steps=100, warmup_steps=10)
-    rates = [learning_rate(step, experiment) for step in range(101)]
+    rates = [learning_rate_factor(step, experiment) for step in range(101)]
     assert rates[0] < rates[5] < rates[10] == 1 and rates[55] == pytest.approx(0.5) and rates[100] == 0
 
 
@@ -113,8 +115,8 @@ def test_contrastive_loss_by_hand():
     tokens = torch.tensor([[1.0, 0.0], [2.0, 0.0], [1.0, 1.0]])
     # pairs of one class: cos 1, so 0; pairs of two classes: cos 0.7071, four of them
     expected = 4 * (0.5**0.5 - 0.4) / 9
-    assert contrastive(tokens, torch.tensor([0, 0, 1])).item() == pytest.approx(expected, abs=1e-6)
-    assert contrastive(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])).item() == pytest.approx(2 / 4)
+    assert contrastive_loss(tokens, torch.tensor([0, 0, 1])).item() == pytest.approx(expected, abs=1e-6)
+    assert contrastive_loss(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])).item() == pytest.approx(2 / 4)
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tiny, monkeypatch, runs):

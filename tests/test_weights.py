@@ -7,8 +7,8 @@ import safetensors.torch
 import timm
 import torch
 
+from fgvc_lib.cnn import resnet18
 from fgvc_lib.errors import WeightsError
-from fgvc_lib.resnet import resnet18
 from fgvc_lib.vit import VisionTransformer, ViTConfig
 from fgvc_lib.weights import load_pretrained
 

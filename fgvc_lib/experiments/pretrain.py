@@ -5,15 +5,17 @@ from pathlib import Path
 
 import safetensors.torch
 
-from .config import Experiment, project_path
-from .errors import ConfigError
-from .files import write_whole
-from .results import Run, wilson
-from .synthbirds import Sizes, generate
-from .training import fit, load_model
-from .weights import save_google
+from ..config import Experiment, project_path
+from ..errors import ConfigError
+from ..files import write_whole
+from ..runs import Run
+from ..synthbirds.generation import generate
+from ..synthbirds.species import Sizes
+from ..training import fit, load_model
+from ..weights import save_google
+from .statistics import wilson
 
-SIZES, SEED = Sizes(genera=100, species=8, train=90, test=4), 1
+PRETRAIN_SIZES, SEED = Sizes(genera=100, species=8, train=90, test=4), 1
 FOLDER = "data/synthbirds-pretrain"
 
 _COMMON = Experiment(
@@ -28,7 +30,7 @@ PRETRAINING = {
 WEIGHTS = {"vit_micro16": "data/weights/vit_micro16.npz", "resnet18": "data/weights/resnet18_synth.safetensors"}
 
 
-def pretrain(name: str) -> Path:
+def pretrain_model(name: str) -> Path:
     """Train `vit_micro16` or `resnet18` on the pretrain world and keep its weights, with a model card beside them.
 
     Draws the birds first if they are not there; goes on where an interrupted call stopped. Returns the weights' file, in
@@ -37,7 +39,7 @@ def pretrain(name: str) -> Path:
     """
     if name not in PRETRAINING:
         raise ConfigError(f"unknown model {name!r} to pre-train: choose one of {', '.join(PRETRAINING)}")
-    generate(project_path(FOLDER), SIZES, SEED, "pretrain")
+    generate(project_path(FOLDER), PRETRAIN_SIZES, SEED, "pretrain")
     run = fit(PRETRAINING[name])
     model, path = load_model(run), project_path(WEIGHTS[name])
     if path.suffix == ".npz":
@@ -58,7 +60,7 @@ def _card(run: Run, path: Path) -> str:
     low, high = wilson(correct.sum(), len(correct))
     rows = {
         "Model": f"{experiment.model}, {about['parameters'] / 1e6:.1f} M parameters, half precision",
-        "Trained on": f"built-in birds, world `pretrain`: {SIZES.genera} genera of {SIZES.species} species, {SIZES.train} "
+        "Trained on": f"built-in birds, world `pretrain`: {PRETRAIN_SIZES.genera} genera of {PRETRAIN_SIZES.species} species, {PRETRAIN_SIZES.train} "
         f"images of each, seed {SEED}; none of these species is in the report's world, `benchmark`",
         "Images": f"crops of {experiment.image_size} x {experiment.image_size} from {experiment.resize_size} x "
         f"{experiment.resize_size}, flipped at random; {experiment.steps * experiment.batch_size:,} seen",

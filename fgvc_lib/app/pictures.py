@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.font_manager import fontManager
 from PIL import Image, ImageDraw, ImageFont
 
-from .plots import COLOURS, HEAT
+from ..report.plots import COLOURS, HEAT
 
 SIZE = 320  # pixels, both ways
 # For names of classes in Chinese, which the usual font has no letters for; the first that is installed is used.

@@ -7,57 +7,28 @@ from collections.abc import Iterable
 from pathlib import Path
 from tempfile import mkdtemp
 
-import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
 
-from .config import PROFILES, Experiment, project_path, report_rows, runs_folder
-from .datasets import batches, box_views, counting_points, open_splits, part_points
-from .errors import ConfigError, DataError
-from .files import write_whole
-from .results import Run
-from .saliency import attribute, input_gradient, map_hits, patch_boxes, selection_hits
-from .training import find_run, fit, load_model
+from ..config import PROFILES, Experiment, project_path, runs_folder
+from ..errors import ConfigError, DataError
+from ..files import write_whole
+from ..runs import Run, find_run
+from ..training import fit
+from .localisation import localise
+from .variants import ablation_variants, photo_variants
 
 SEEDS = (0, 1, 2, 3, 4)
 SCHEMA = 3  # raised when older files of records cannot be read any more
-
-
-def grid(base: Experiment) -> dict[str, Experiment]:
-    """The rows of the ablation by name: the report's own, and what it leaves open, each one change away from another."""
-    rows = report_rows(base)
-    rows["EfficientNet-Lite0"] = rows["ResNet-18"].replace(model="efficientnet_lite0", weights="imagenet")
-    overlap, mul = rows["ViT, overlap"], rows["PSM mul"]
-    fewer = {"batch_size": 4 * base.batch_size, "steps": base.steps // 4, "warmup_steps": base.warmup_steps // 4}
-    more = {"steps": 4 * base.steps, "warmup_steps": 4 * base.warmup_steps, "checkpoint_every": 4 * base.checkpoint_every}
-    size = base.image_size + 48
-    larger = {"image_size": size, "resize_size": base.resize_size * size // base.image_size // 2 * 2}  # the same view
-    return rows | {
-        **{f"PSM {rule}": overlap.replace(fusion=rule) for rule in ("rollout", "lowrank", "maws", "random")},
-        "PSM mul, last layer fresh": mul.replace(init_last_block=True),
-        "PSM mul, 2 patches a head": mul.replace(top_k=2),
-        **{f"{name}, larger image": row.replace(**larger) for name, row in (("ViT, overlap", overlap), ("PSM mul", mul))},
-        **{f"{name}, larger batch": row.replace(**fewer) for name, row in (("ViT, overlap", overlap), ("PSM mul", mul))},
-        **{f"{name}, longer": row.replace(**more) for name, row in (("ViT, overlap", overlap), ("PSM mul", mul))},
-    }
-
-
-def photo_grid(base: Experiment) -> dict[str, Experiment]:
-    """The rows for real photographs: the CNN, the ViT and the four fusions, and EfficientNet-Lite0, which does have ImageNet
-    behind it, each from its pre-trained weights and from scratch."""
-    rows = grid(base.replace(steps=4 * base.steps, warmup_steps=2 * base.warmup_steps, checkpoint_every=4 * base.steps))
-    fused = ("PSM add", "PSM matmul", "PSM lastlayer", "PSM mul")
-    rows = {name: rows[name] for name in ("ResNet-18", "ViT, overlap", *fused, "EfficientNet-Lite0")}
-    return rows | {f"{name}, from scratch": row.replace(weights="") for name, row in rows.items()}
 
 
 def plan(base: Experiment) -> tuple[dict[str, Experiment], tuple[int, ...], Path]:
     """What `ablate` runs on the experiment's data: the grid, its seeds, and the file that keeps its records."""
     if base.data != PROFILES[base.profile].data:
         name = project_path(base.data).resolve().name
-        return photo_grid(base), SEEDS[:3], project_path(f"data/results/{base.profile}-{name}.parquet")
-    return grid(base), SEEDS, project_path(f"data/results/{base.profile}.parquet")
+        return photo_variants(base), SEEDS[:3], project_path(f"data/results/{base.profile}-{name}.parquet")
+    return ablation_variants(base), SEEDS, project_path(f"data/results/{base.profile}.parquet")
 
 
 def jobs(rows: dict[str, Experiment], seeds: Iterable[int] = SEEDS) -> dict[tuple[str, int], Experiment]:
@@ -112,40 +83,12 @@ def _task(experiment, project, runs):
     fit(experiment, progress=False, runs=Path(runs))
 
 
-def looks(run: Run, method: str | None = None) -> pd.DataFrame:
-    """Where a finished run looks, a row a test image in the order of its predictions: `map_hits` of its input gradient, or
-    of what another method of `saliency.attribute` says (columns map_...), and, if it selects, `selection_hits` of its parts
-    (selected_...). No columns for data without boxes."""
-    experiment = run.experiment
-    model, (_, test) = load_model(run), open_splits(experiment)
-    tested = set(run.predictions["id"])  # without those that could not be decoded
-    test.drop([place for place, image in enumerate(test.ids) if image not in tested])
-    if test.boxes is None:
-        return pd.DataFrame(index=range(len(test)))
-    boxes, counting, frames, first = box_views(test, experiment), counting_points(test, experiment), [], 0
-    points = counting if test.parts is None else part_points(test, experiment)
-    apart = np.full_like(points, np.nan) if test.diagnostic is None else counting  # where the data says what counts
-    with torch.random.fork_rng():
-        torch.manual_seed(experiment.seed)  # as `fit` does before it tests
-        for images, labels in batches(test, experiment):
-            batch = slice(first, first := first + len(images))
-            maps = attribute(model, images, labels, method) if method else input_gradient(model, images, labels)
-            frames.append(map_hits(maps.numpy(), boxes[batch], points[batch], apart[batch]))
-    found = pd.concat(frames, ignore_index=True).add_prefix("map_")
-    if experiment.fusion:
-        rows, columns = model.cfg.grid
-        patches = patch_boxes(range(rows * columns), columns, model.cfg.patch_size, model.cfg.stride)
-        hits = selection_hits(np.stack(run.predictions["parts"]), patches, boxes, counting)
-        found = found.join(hits.add_prefix("selected_"))
-    return found.astype(np.float32)
-
-
 def collect(runs: dict[tuple[str, int], Run]) -> pd.DataFrame:
     """The records of finished runs: a line a (row, seed, test image), columns row, seed, those of `Run.predictions` and
     those of `looks`; in `attrs`, how each run was made."""
     frames = []
     for (name, seed), run in tqdm(runs.items(), "where they look", unit="run"):
-        frames.append(run.predictions.join(looks(run)).assign(row=name, seed=seed))
+        frames.append(run.predictions.join(localise(run)).assign(row=name, seed=seed))
     records = pd.concat(frames, ignore_index=True)
     records["row"] = records["row"].astype(pd.CategoricalDtype(dict.fromkeys(name for name, _ in runs)))
     made = [

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from .errors import StorageError
-from .files import whole_file, write_whole
+from ..errors import StorageError
+from ..files import whole_file, write_whole
 
 
 def cached(path: Path, stamp: str, shape: tuple[int, ...], decode: Callable[[int], np.ndarray]) -> np.ndarray:

@@ -1,67 +1,14 @@
-"""Run records, and the tables, intervals and tests made from them."""
+"""Intervals and tests."""
 
-import json
-from functools import cached_property, lru_cache
-from pathlib import Path
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 
-from .config import Experiment
-from .errors import DataError
-
-# environment.json is written last: a folder that has it is a finished run.
-FILES = ("experiment.json", "metrics.jsonl", "predictions.parquet", "model.safetensors", "environment.json")
-
-
-class Run:
-    """One run's folder; its files are read when first asked for."""
-
-    def __init__(self, folder: Path):
-        self.folder = Path(folder)
-
-    def __repr__(self):
-        return f"Run({self.folder.name})"
-
-    @property
-    def finished(self) -> bool:
-        return all((self.folder / name).is_file() for name in FILES)
-
-    @cached_property
-    def experiment(self) -> Experiment:
-        return Experiment(**self._json("experiment.json"))
-
-    @cached_property
-    def environment(self) -> dict:
-        """Versions, device, threads, seconds of training, parameters of the model, images skipped."""
-        return self._json("environment.json")
-
-    @cached_property
-    def metrics(self) -> pd.DataFrame:
-        """A row a logging step: step, loss, accuracy, lr, seconds; test_accuracy where a checkpoint was written."""
-        return pd.read_json(self._path("metrics.jsonl"), lines=True)
-
-    @cached_property
-    def predictions(self) -> pd.DataFrame:
-        """A row a test image: id, label, prediction, probability, parts (K patch indices; none for plain models)."""
-        return pd.read_parquet(self._path("predictions.parquet"))
-
-    @cached_property
-    def correct(self) -> pd.Series:
-        """Whether each test image was right, indexed by image id."""
-        frame = self.predictions.set_index("id")
-        return frame["label"] == frame["prediction"]
-
-    def _path(self, name):
-        path = self.folder / name
-        if not path.is_file():
-            raise DataError(f"{path} is missing: the run is not finished, train it again")
-        return path
-
-    def _json(self, name):
-        return json.loads(self._path(name).read_text())
+from ..errors import DataError
+from ..runs import Run
 
 
 def wilson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -82,31 +29,6 @@ def mcnemar(one: Run, other: Run) -> float:
     a, b = one.correct, other.correct.reindex(one.correct.index)
     only_one, only_other = int((a & ~b).sum()), int((b & ~a).sum())
     return binomtest(only_one, only_one + only_other).pvalue if only_one + only_other else 1.0
-
-
-def results_table(runs: dict[str, Run], reference: str | None = None) -> pd.DataFrame:
-    """One row a run, named by the keys of `runs`.
-
-    Columns: accuracy, low, high (Wilson, 95 %), images (tested), p (McNemar against the run named `reference`),
-    step_ms (median time of a training step), minutes (of training), parameters (millions).
-    """
-    rows = {}
-    for name, run in runs.items():
-        low, high = wilson(run.correct.sum(), len(run.correct))
-        rows[name] = {
-            "accuracy": run.correct.mean(), "low": low, "high": high, "images": len(run.correct),
-            "p": np.nan if reference in (None, name) else mcnemar(run, runs[reference]),
-            "step_ms": run.environment["step_ms"], "minutes": run.environment["seconds"] / 60,
-            "parameters": run.environment["parameters"] / 1e6,
-        }  # fmt: skip
-    return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def compare(one: Run, other: Run) -> str:
-    """How two runs on the same test images differ: the difference in points, McNemar's p, and whether it counts at 5 %."""
-    difference, p = 100 * (one.correct.mean() - other.correct.mean()), mcnemar(one, other)
-    word = "cannot be told apart" if p >= 0.05 else "better" if difference > 0 else "worse"
-    return f"{difference:+.1f} points, {'p = ' if p >= 0.001 else 'p '}{_p_text(p)}: {word}"
 
 
 def expected_calibration_error(predictions: pd.DataFrame, bins: int = 15) -> float:
@@ -134,7 +56,7 @@ def _draws(shape, rounds, seed):
     return [rng.multinomial(n, np.full(n, 1 / n), rounds) / n for n in shape]
 
 
-def table_of(records: pd.DataFrame, name: str, column: str = "correct") -> pd.DataFrame:
+def values_of(records: pd.DataFrame, name: str, column: str = "correct") -> pd.DataFrame:
     """One column of one row of an ablation's records (see `ablation.collect`): seeds by test images."""
     frame = records[records["row"] == name]
     if frame.empty or column not in ("correct", *frame):
@@ -159,7 +81,7 @@ def paired(records: pd.DataFrame, one: str, other: str) -> dict[str, float]:
     difference, low, high: its mean and 95 % interval; p: two-sided, of the same bootstrap, at least 0.0002.
     Raises DataError if the rows were not run with the same seeds on the same images.
     """
-    first, second = table_of(records, one), table_of(records, other)
+    first, second = values_of(records, one), values_of(records, other)
     same = first.index.equals(second.index) and first.columns.equals(second.columns)
     if not same or first.isna().any(axis=None) or second.isna().any(axis=None):
         raise DataError(f"{one} and {other} have not the same seeds and test images: run the ablation to its end")
@@ -185,7 +107,7 @@ def summary(records: pd.DataFrame, reference: str) -> pd.DataFrame:
     """
     rows = {}
     for name, frame in records.groupby("row", sort=False, observed=True):
-        values, apart = table_of(records, name), paired(records, name, reference)
+        values, apart = values_of(records, name), paired(records, name, reference)
         accuracy, low, high = interval(values)
         rows[name] = {
             "accuracy": accuracy, "low": low, "high": high, "seeds": len(values), "images": values.shape[1],
@@ -195,41 +117,3 @@ def summary(records: pd.DataFrame, reference: str) -> pd.DataFrame:
         }  # fmt: skip
     found = pd.DataFrame.from_dict(rows, orient="index")
     return found.assign(p=holm(found["p"]))
-
-
-def readable_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """`summary` as text; differences in points, with a word for those that can be told from the reference."""
-    word = np.select(
-        [table["p"] >= 0.05, table["difference"] > 0, table["difference"] < 0],
-        ["not distinguishable", "better", "worse"],
-        "–",
-    )
-    return pd.DataFrame({
-        "test accuracy": table["accuracy"].map("{:.1%}".format), "95 % interval": _range(table["low"], table["high"]),
-        "seeds": table["seeds"].map("{:.0f}".format),
-        "difference, points": (100 * table["difference"]).map("{:+.1f}".format),
-        "its interval": _range(table["difference_low"], table["difference_high"], "+"),
-        "p (Holm)": table["p"].map(lambda p: "–" if np.isnan(p) else _p_text(p)), "verdict": word,
-        "calibration error": table["ece"].map("{:.1%}".format),
-    }).rename_axis("model")  # fmt: skip
-
-
-def _range(low, high, sign=""):
-    return (100 * low).map(f"{{:{sign}.1f}}".format) + " to " + (100 * high).map(f"{{:{sign}.1f}}".format)
-
-
-def _p_text(p):
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """`results_table` as text: what the notebooks and the README show."""
-    return pd.DataFrame({
-        "test accuracy": table["accuracy"].map("{:.1%}".format),
-        "95 % interval": (100 * table["low"]).map("{:.1f} – ".format) + (100 * table["high"]).map("{:.1f}".format),
-        "test images": table["images"].map(str),
-        "p (McNemar)": table["p"].map(lambda p: "–" if np.isnan(p) else _p_text(p)),
-        "ms a step": table["step_ms"].map("{:.0f}".format),
-        "training, min": table["minutes"].map("{:.1f}".format),
-        "parameters, M": table["parameters"].map("{:.1f}".format),
-    }).rename_axis("model")  # fmt: skip

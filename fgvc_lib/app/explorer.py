@@ -11,17 +11,24 @@ import ipywidgets as widgets
 import numpy as np
 import torch
 
+from ..config import Experiment
+from ..datasets.build import open_splits
+from ..datasets.geometry import part_points, patch_boxes
+from ..datasets.image_set import class_title
+from ..datasets.photographs import read_photograph
+from ..datasets.views import build_transform, normalisation
+from ..errors import DataError
+from ..experiments.localisation import selection_hits
+from ..experiments.variants import report_variants
+from ..part_selection import FUSIONS, select
+from ..report.plots import to_picture
+from ..runs import find_run
+from ..saliency import input_gradient
+from ..synthbirds.species import ATTRIBUTES
+from ..training import load_model
+from ..vit import PRESETS, VisionTransformer
 from . import pictures
-from .config import Experiment, report_rows
-from .datasets import build_transform, class_title, normalisation, open_splits, part_points
-from .errors import DataError
-from .explain import best_first, read_photo
-from .part_selection import FUSIONS, select
-from .plots import to_picture
-from .saliency import input_gradient, patch_boxes, selection_hits
-from .synthbirds import ATTRIBUTES
-from .training import find_run, load_model
-from .vit import PRESETS, VisionTransformer
+from .explain import best_first
 
 MEAN, NONE = "mean of heads", "none"
 CNN = "ResNet-18"
@@ -49,7 +56,7 @@ class Explorer:
     """The finished runs of the report's table and their test images. Raises DataError if no run is finished."""
 
     def __init__(self, base: Experiment):
-        self.rows = {name: row for name, row in report_rows(base).items() if find_run(row).finished}
+        self.rows = {name: row for name, row in report_variants(base).items() if find_run(row).finished}
         if not self.rows:
             raise DataError("no run is finished yet: `make report` trains them")
         self.train, self.test = open_splits(base)
@@ -85,7 +92,7 @@ class Explorer:
         """Take a photograph -> its key and remarks on it. Raises DataError for what is no image or too large."""
         if len(content) > UPLOAD_LIMIT:
             raise DataError(f"{name} has {len(content) / 1e6:.0f} MB: choose a file below {UPLOAD_LIMIT // 1_000_000} MB")
-        photo, remarks = read_photo(io.BytesIO(content), name)
+        photo, remarks = read_photograph(io.BytesIO(content), name)
         key = hashlib.sha256(content).hexdigest()
         self.uploads = {key: photo}  # only the last: a visitor may upload many
         return key, remarks
@@ -201,7 +208,7 @@ def _figure(picture, caption, alt):
     return f"<figure>{_image(picture, alt)}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
-def explorer(base: Experiment) -> widgets.Widget:
+def explorer_widget(base: Experiment) -> widgets.Widget:
     """The explorer as a widget; all of it can be used by keyboard."""
     state = Explorer(base)
     names = list(state.rows)

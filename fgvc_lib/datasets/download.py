@@ -11,8 +11,8 @@ import pooch
 import requests
 from tqdm import tqdm
 
-from .config import project_path
-from .errors import DataError, StorageError
+from ..config import project_path
+from ..errors import DataError, StorageError
 
 
 class Source(NamedTuple):

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image as Picture
 
-from .config import figures_folder
-from .files import write_whole
-from .saliency import patch_boxes
+from ..config import figures_folder
+from ..datasets.geometry import patch_boxes
+from ..files import write_whole
 
 # seaborn's palette for the colour-blind, its two oranges apart
 COLOURS = [sns.color_palette("colorblind").as_hex()[place] for place in (0, 1, 2, 4, 9, 3, 5, 6, 7, 8)]

@@ -13,8 +13,8 @@ from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
 from pygments.formatters import HtmlFormatter
 
-from .config import Experiment, project_path
-from .files import write_whole
+from ..config import Experiment, project_path
+from ..files import write_whole
 
 TITLES = {"en": "Telling apart birds that differ in an eye-ring", "zh-CN": "如何分辨只差一个眼圈的鸟"}
 WIDGET = "application/vnd.jupyter.widget-view+json"

@@ -1,4 +1,4 @@
-"""What part selection costs: time and memory beside the plain ViT and a dense implementation, measured in one run."""
+"""What an experiment is, and the three profiles that fix its size."""
 
 import contextlib
 import dataclasses
@@ -8,6 +8,8 @@ import random
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -16,11 +18,26 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from .config import PROFILES, BenchSetting, Experiment
-from .datasets import Views, open_splits
-from .errors import ConfigError
-from .part_selection import FUSIONS, fuse_dense
-from .vit import PRESETS, VisionTransformer
+from ..config import PROFILES, Experiment
+from ..datasets.build import open_splits
+from ..datasets.views import Views
+from ..errors import ConfigError
+from ..part_selection import FUSIONS, fuse_dense
+from ..vit import PRESETS, VisionTransformer
+
+
+@dataclass(frozen=True)
+class BenchSetting:
+    """What `bench` measures for every size and row. The defaults are those of the report."""
+
+    model: str = "vit_b16"  # one of vit.PRESETS
+    sizes: tuple[int, ...] = (224, 320, 448)  # pixels, height and width
+    stride: int = 12  # pixels
+    batch_size: int = 0  # images; 0: 16 on a GPU, 1 on the CPU
+    repeats: int = 12  # rounds that count, after one that does not
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["no", "bf16", "fp16"] = "no"
+
 
 DENSE = ("dense mul", "dense matmul")  # the second is what TransFG's code computes
 ROWS = ("plain", *FUSIONS, *DENSE)
@@ -48,7 +65,7 @@ def resolve(setting: BenchSetting) -> BenchSetting:
 def dense_forward(model: VisionTransformer, images: torch.Tensor) -> torch.Tensor:
     """The model's logits (B, C) by the textbook: every layer's (N+1) x (N+1) attention map is made and kept, and
     `fuse_dense` applied to all of them; the way TransFG's code works. Head `cls` or `flatten`, dropout 0."""
-    x, cfg, maps, raw = model._embed(images), model.cfg, [], None
+    x, cfg, maps, raw = model.embed(images), model.cfg, [], None
     for place, block in enumerate(model.blocks):
         if place == cfg.depth - 1:
             parts = fuse_dense(maps, cfg.fusion, cfg.rank, raw).topk(cfg.top_k).indices.flatten(1)
@@ -62,7 +79,7 @@ def dense_forward(model: VisionTransformer, images: torch.Tensor) -> torch.Tenso
     return model.head(x.flatten(1) if cfg.head == "flatten" else x[:, 0])
 
 
-def bench(setting: BenchSetting) -> pd.DataFrame:
+def measure(setting: BenchSetting) -> pd.DataFrame:
     """Measure every size and row of a setting, in turn: a row a (size, row).
 
     Columns: size (pixels), patches (N), row, problem ("" or why there are no numbers); train_s and infer_s (seconds a step,

@@ -9,49 +9,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from ..config import active_experiment, runs_folder
+from ..datasets.build import open_splits
+from ..datasets.image_set import class_title
+from ..datasets.photographs import SUFFIXES, read_photograph
+from ..datasets.views import build_transform, normalisation
+from ..errors import ConfigError, DataError
+from ..experiments.variants import report_variants
+from ..files import write_whole
+from ..report.plots import to_picture
+from ..runs import Run, find_run
+from ..saliency import input_gradient
+from ..training import load_model
+from ..vit import VisionTransformer
 from . import pictures
-from .config import active_experiment, report_rows, runs_folder
-from .datasets import SUFFIXES, build_transform, class_title, normalisation, open_splits
-from .errors import ConfigError, DataError
-from .files import write_whole
-from .plots import to_picture
-from .results import Run
-from .saliency import input_gradient
-from .training import find_run, load_model
-from .vit import VisionTransformer
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # those that need no other program
-MOST_PIXELS = 50_000_000  # of a photograph: larger ones would take more than a gigabyte on the way
-
-
-def read_photo(source, name: str = "the file") -> tuple[Image.Image, list[str]]:
-    """A photograph as RGB, upright, and remarks on what had to be done to it. source: a path or an open file.
-
-    Raises DataError, calling it `name`, for what is no image or has more than MOST_PIXELS.
-    """
-    remarks = []
-    try:
-        with Image.open(source, formats=FORMATS) as image:
-            if image.width * image.height > MOST_PIXELS:
-                size = f"{image.width} x {image.height} pixels"
-                raise DataError(f"{name} has {size}: scale it down to {MOST_PIXELS // 1_000_000} million or fewer")
-            if getattr(image, "n_frames", 1) > 1:
-                remarks.append(f"{image.n_frames} frames: the first is used")
-            if image.mode in ("1", "L", "LA", "I", "I;16"):
-                remarks.append("greyscale: colours that tell species apart are missing")
-            image = ImageOps.exif_transpose(image)
-            if image.has_transparency_data:
-                remarks.append("transparent: laid on white")
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert("RGB"), remarks
-    except DataError:
-        raise
-    except Exception as error:  # Pillow's decoders raise of every kind
-        raise DataError(f"{name} is not an image that can be read: choose a JPEG, PNG or WebP file") from error
 
 
 def find_photos(patterns: Iterable[str | Path], out: Path = Path("explained")) -> dict[Path, Path]:
@@ -82,7 +55,7 @@ def named_run(name: str | None) -> Run:
 
     Raises ConfigError, listing the rows, for a name that is neither, and DataError for a run that is not finished.
     """
-    rows = report_rows(active_experiment())
+    rows = report_variants(active_experiment())
     name = name or "PSM mul"
     folders = [folder for folder in (runs_folder() / name, Path(name)) if folder.is_dir()]
     run = find_run(rows[name]) if name in rows else Run(folders[0]) if folders else None
@@ -93,7 +66,7 @@ def named_run(name: str | None) -> Run:
     return run
 
 
-def explain(photos: dict[Path, Path], run: Run, out: Path) -> pd.DataFrame:
+def explain_photographs(photos: dict[Path, Path], run: Run, out: Path) -> pd.DataFrame:
     """Predict photographs in batches, write for each a picture of the parts and maps below `out`, and predictions.csv.
 
     photos: from `find_photos`. Returns a row a photograph: photo, prediction, confidence (0..1), parts (patch indices; none
@@ -127,7 +100,7 @@ def explain(photos: dict[Path, Path], run: Run, out: Path) -> pd.DataFrame:
 
 def _read(file, transform):
     try:
-        image, remarks = read_photo(file, str(file))
+        image, remarks = read_photograph(file, str(file))
         return transform(image), remarks, ""
     except DataError as error:
         return None, [], str(error)

@@ -1,35 +1,13 @@
-"""The built-in bird set: fine-grained by construction, drawn from nothing, in CUB-200-2011's file layout.
+"""One picture of a bird."""
 
-A genus shares silhouette and plumage; its species differ in one or two local attributes (`ATTRIBUTES`).
-Pose, scale, place, light, background and twigs vary within each species and say nothing about it.
-
-Shapes are complex numbers (x + iy, y down), so that a turn is a product. Coordinates are rounded to 1/16
-pixel and pixels are blended in integers, so that an image is the same bytes on every machine.
-"""
-
-import json
-import os
-import sys
-from collections import namedtuple
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
-from multiprocessing import get_context
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
-from PIL import Image
-from tqdm import tqdm
 
-from fgvc_lib.errors import ConfigError, DataError, StorageError
-
-FORMAT = {"benchmark": 2, "pretrain": 1}  # raise one when the same seed draws other pixels
-CHUNK = 50                     # images a worker draws in one go
-POOL_FROM = 200                # smaller sets are done before a pool has started
-
+from .species import PARTS, WORLDS, _genus
 
 @dataclass(frozen=True)
 class Difficulty:
@@ -50,51 +28,10 @@ class Difficulty:
     blur: float = 0.9              # out of focus: standard deviation in pixels of a 224 image, up to
     noise: int = 8                 # of the sensor, in grey levels
     quality: tuple = (80, 95)      # of the JPEG, lowest and highest
-
-
 DIFFICULTY = Difficulty()
 # 0..1: how far an attribute's colour stands off from the plumage around it. The benchmark's species are harder to tell apart
 # than those of pre-training, as birds are harder than the classes of ImageNet; data/README.md says how this was fixed.
 CONTRAST = {"benchmark": 0.25, "pretrain": 1.0}
-# How much to draw: species per genus, train and test images per species, image_size in pixels.
-Sizes = namedtuple("Sizes", ("genera", "species", "train", "test", "image_size"), defaults=(224,))
-SIZES = {"smoke": Sizes(2, 2, 6, 4, 112), "quick": Sizes(4, 6, 15, 20), "full": Sizes(25, 8, 30, 30)}
-WORLDS = ("benchmark", "pretrain")
-PARTS = ("back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg", "left wing", "nape", "right eye",
-         "right leg", "right wing", "tail", "throat")
-
-# attribute: (parts it touches, {value: first name of a species that has it unlike its genus}); the plain value stands first
-ATTRIBUTES = {
-    "beak_shape": (("beak",), {"straight": "Straight_billed", "stout": "Thick_billed", "long": "Long_billed",
-                               "curved": "Curve_billed"}),
-    "beak_colour": (("beak",), {"dark": "Dark_billed", "yellow": "Yellow_billed", "red": "Red_billed"}),
-    "crown": (("crown",), {"plain": "Plain_crowned", "cap": "Capped", "stripe": "Stripe_crowned", "crest": "Crested"}),
-    "eye_ring": (("left eye", "right eye"), {"none": "Plain_eyed", "white": "Ring_eyed", "red": "Red_ringed",
-                                             "yellow": "Yellow_ringed"}),
-    "throat": (("throat",), {"plain": "Plain_throated", "dark": "Black_throated", "white": "White_throated",
-                             "red": "Red_throated"}),
-    "breast": (("breast",), {"plain": "Plain_breasted", "streaks": "Streaked", "spots": "Spotted", "band": "Banded"}),
-    "wing_bars": (("left wing", "right wing"), {"0": "Plain_winged", "1": "Bar_winged", "2": "Two_barred"}),
-    "tail": (("tail",), {"square": "Square_tailed", "long": "Long_tailed", "fork": "Fork_tailed", "tip": "Tip_tailed"}),
-    "legs": (("left leg", "right leg"), {"dark": "Dark_legged", "red": "Red_legged", "yellow": "Yellow_legged"}),
-}
-MAX_SPECIES = 1 + sum(len(values) - 1 for _, values in ATTRIBUTES.values())
-
-# A genus is named SYLLABLE + SHAPE; their numbers share no factor, so that all pairs come up.
-# Shapes, in hundredths of the body: depth, neck, head radius, beak (of head radii), tail, leg; and posture in degrees.
-SHAPES = {
-    "lark": (50, 5, 19, 85, 42, 36, 20), "jay": (50, 5, 19.5, 115, 60, 36, 24), "finch": (57, 3, 21.5, 75, 42, 33, 30),
-    "heron": (44, 42, 13.5, 210, 26, 78, 26), "plover": (53, 9, 18, 85, 32, 56, 10), "wren": (62, 2, 22.5, 95, 34, 38, 16),
-    "thrush": (53, 7, 18.5, 95, 48, 42, 32), "dove": (55, 11, 15, 80, 52, 32, 14), "chat": (51, 3, 20.5, 75, 46, 40, 42),
-    "rail": (52, 17, 15, 130, 24, 54, 12), "snipe": (50, 12, 16, 200, 28, 52, 8),
-}
-SYLLABLES = (
-    "Fen", "Mire", "Ash", "Thorn", "Dusk", "Gorse", "Brook", "Heath", "Moss", "Frost", "Reed", "Copse", "Dale", "Fern",
-    "Mead", "Crag", "Sedge", "Briar", "Holt", "Tarn", "Wold", "Marl", "Glen", "Loam", "Birch", "Down", "Shore", "Alder",
-    "Rush", "Drift", "Hazel", "Stone", "Vale", "Weald", "Cairn", "Elm")
-UPPER = ((124, 92, 60), (112, 114, 64), (88, 106, 130), (152, 88, 56), (120, 118, 114), (66, 104, 158), (80, 126, 74),
-         (164, 132, 88), (116, 80, 104), (70, 118, 122))
-LOWER = ((224, 206, 172), (214, 214, 208), (228, 200, 96), (212, 172, 122), (226, 160, 116), (180, 194, 208))
 INK = {"dark": (40, 36, 34), "white": (250, 248, 240), "red": (214, 44, 30), "yellow": (250, 196, 36)}
 BEAKS = {"straight": (1.0, 0.24, 0.05), "stout": (0.85, 0.42, 0.12), "long": (1.65, 0.24, 0.05),
          "curved": (1.25, 0.26, 0.62)}   # length, depth, bend
@@ -113,74 +50,6 @@ PERCHES = {   # colours, and the direction of the strokes on it
     "ground": (((118, 108, 72), (104, 118, 62), (150, 134, 104)), 0.08 - 0.18j),
     "rock": (((128, 126, 122), (118, 112, 102), (140, 138, 132)), 0.06 + 0.05j),
 }
-
-# One class: `index` counts from 0 in the set, `folder` has its images, `attributes` is a tuple of (attribute, value).
-Species = namedtuple("Species", ("name", "genus", "genus_index", "index", "folder", "attributes"))
-
-
-def species_list(sizes="quick", world="benchmark"):
-    """The species of a set in class order; the first of each genus is its base, the `Common_` one.
-
-    Raises ConfigError for an unknown name and for sizes that cannot be drawn.
-    """
-    sizes, found = SIZES.get(sizes, sizes), []
-    if world not in WORLDS:
-        raise ConfigError(f"unknown world {world!r}: use one of {', '.join(WORLDS)}")
-    if not isinstance(sizes, Sizes):
-        raise ConfigError(f"unknown sizes {sizes!r}: use one of {', '.join(SIZES)}, or a Sizes")
-    whole = all(isinstance(n, int) and n >= 1 for n in sizes)
-    if not whole or sizes.species > MAX_SPECIES or not 64 <= sizes.image_size <= 1024:
-        raise ConfigError(f"not whole numbers from 1, species to {MAX_SPECIES} and image_size from 64 to 1024: {sizes}")
-    for genus_index in range(WORLDS.index(world), 2 * sizes.genera, 2):   # the worlds take turns
-        genus = _genus(genus_index)
-        for name, look in genus.species[:sizes.species]:
-            folder = f"{len(found) + 1:03d}.{name}"
-            found.append(Species(name, genus.name, genus_index, len(found), folder, tuple(look.items())))
-    return found
-
-
-def diagnostic(a, b):
-    """The attributes in which two siblings differ, as a tuple of names."""
-    return tuple(name for (name, x), (_, y) in zip(a.attributes, b.attributes, strict=True) if x != y)
-
-
-@cache
-def _genus(index):
-    """Genus `index` of an endless sequence: name, shape, colours, and (name, {attribute: value}) of its species."""
-    rng = np.random.default_rng([1758, index])
-    ending, title = list(SHAPES)[index % len(SHAPES)], SYLLABLES[index % len(SYLLABLES)]
-    rest = index // (len(SHAPES) * len(SYLLABLES))
-    while rest:                                               # longer names once all pairs are used up
-        rest, digit = divmod(rest - 1, len(SYLLABLES))
-        title = SYLLABLES[digit] + title.lower()
-    title += ending
-
-    def colour(table, low, high):                             # bounds on lightness let every mark stand off
-        rgb = np.array(table[rng.integers(len(table))]) + rng.uniform(-14, 14, 3)
-        grey = 0.3 * rgb[0] + 0.59 * rgb[1] + 0.11 * rgb[2]
-        return np.clip((0.8 * rgb + 0.2 * grey) * rng.uniform(low, high) / grey, 0, 235)
-
-    shape = np.array(SHAPES[ending]) / (100, 100, 100, 100, 100, 100, 1) * rng.uniform(0.92, 1.08, 7)
-    colours = {"back": colour(UPPER, 85, 135), "head": colour(UPPER, 100, 150), "belly": colour(LOWER, 175, 215),
-               "tail": colour(UPPER, 62, 105), "wing": colour(UPPER, 62, 100), "horn": np.array((58, 50, 46))}
-    colours["cheek"] = colours["head"] * rng.uniform(0.75, 1.2)
-    base = {}
-    for name, (_, values) in ATTRIBUTES.items():
-        plain, pick = rng.random() < 0.6, rng.integers(len(values))
-        base[name] = list(values)[0 if plain else pick]
-    changes = [(name, value) for name in base for value in ATTRIBUTES[name][1] if value != base[name]]
-    changes = [changes[i] for i in rng.permutation(len(changes))]
-    species = [(f"Common_{title}", base)]
-    for name, value in changes:
-        look, (other, second) = base | {name: value}, changes[rng.integers(len(changes))]
-        both = look | {other: second}
-        apart = {sum(both[a] != sibling[a] for a in base) for _, sibling in species}
-        if rng.random() < 0.5 and other != name and apart <= {1, 2, 3}:
-            look = both
-        species.append((f"{ATTRIBUTES[name][1][value]}_{title}", look))
-    return SimpleNamespace(name=title, shape=shape, colours=colours, species=species)
-
-
 # ---------------------------------------------------------------------------------------------- drawing
 
 _resize = partial(cv2.resize, interpolation=cv2.INTER_LINEAR_EXACT)
@@ -514,87 +383,3 @@ def draw(species, rng, size=224):
             parts[part] = (x, y, 1)
     low, high = np.clip(_extent(p.points) + [[-1], [1]], 0, size)
     return image, tuple(round(float(v), 1) for v in (*low, *(high - low))), parts
-
-
-# ---------------------------------------------------------------------------------------------- the set
-
-def generate(root, sizes="quick", seed=0, world="benchmark", workers=None, progress=True):
-    """Draws a set below `root` in CUB-200-2011's layout and returns root as a Path.
-
-    sizes is a name in SIZES or a Sizes, world one of WORLDS. Image i of a species is the same bytes for any number of
-    workers (None: one a core). A finished set of the same kind is left as it is. Raises ConfigError for options that do
-    not exist, DataError if root holds something else, StorageError if it cannot be written.
-    """
-    root, species, sizes = Path(root).absolute(), species_list(sizes, world), SIZES.get(sizes, sizes)
-    workers = os.cpu_count() if workers is None else workers
-    if not isinstance(seed, int) or seed < 0 or workers < 1:
-        raise ConfigError(f"seed must be a whole number from 0, workers at least 1, not {seed} and {workers}")
-    stamp = json.dumps({"format": FORMAT[world], "world": world, "seed": seed, "sizes": sizes._asdict()}, indent=1) + "\n"
-    tasks = [(s, i, f"{s.folder}/{s.name}_{i + 1:04d}.jpg") for s in species for i in range(sizes.train + sizes.test)]
-    bar = partial(tqdm, total=len(tasks), desc="Drawing birds", unit=" images", disable=not progress, file=sys.stdout)
-    try:
-        if _finished(root, stamp):
-            return root
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as folder:
-            draft = Path(folder) / root.name
-            for s in species:
-                (draft / "images" / s.folder).mkdir(parents=True)
-            work = partial(_draw_file, draft, seed, WORLDS.index(world), sizes.image_size)
-            if workers == 1 or len(tasks) < POOL_FROM:
-                rows = list(bar(map(work, tasks)))
-            else:                                             # spawn: a fork of a process with threads may hang
-                workers = min(workers, len(tasks) // CHUNK + 1)
-                with ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
-                    rows = list(bar(pool.map(work, tasks, chunksize=CHUNK)))
-            _write_tables(draft, sizes, species, tasks, rows)
-            (draft / "synthbirds.json").write_text(stamp)
-            if not _finished(root, stamp):                    # someone else may have been faster
-                draft.replace(root)
-    except OSError as error:
-        raise StorageError(f"cannot write the bird set to {root} ({error.strerror or error}): "
-                           "free some space or choose another folder") from error
-    return root
-
-
-def _finished(root, stamp):
-    """Whether the set is there; DataError if something else is."""
-    file = root / "synthbirds.json"
-    if file.is_file() and file.read_text() == stamp:
-        return True
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise DataError(f"{root} holds something other than this bird set: delete it or use another folder")
-    return False
-
-
-def _draw_file(folder, seed, world, size, task):
-    """Draws and saves one image; its task is (species, image index, file). Returns its (box, parts)."""
-    species, index, file = task
-    rng = np.random.default_rng([seed, world, species.index, index])
-    image, *row = draw(species, rng, size)
-    Image.fromarray(image).save(folder / "images" / file, quality=int(rng.integers(*DIFFICULTY.quality, endpoint=True)))
-    return row
-
-
-def _write_tables(root, sizes, species, tasks, rows):
-    """CUB's index files, and what sets each species apart from its siblings."""
-    (root / "parts").mkdir()
-    siblings = [(a, b) for a in species for b in species if a != b and a.genus == b.genus]
-    tables = {
-        "images.txt": [(n, file) for n, (_, _, file) in enumerate(tasks, 1)],
-        "image_class_labels.txt": [(n, s.index + 1) for n, (s, _, _) in enumerate(tasks, 1)],
-        "train_test_split.txt": [(n, int(i < sizes.train)) for n, (_, i, _) in enumerate(tasks, 1)],
-        "classes.txt": [(s.index + 1, s.folder) for s in species],
-        "bounding_boxes.txt": [(n, *box) for n, (box, _) in enumerate(rows, 1)],
-        "parts/parts.txt": enumerate(PARTS, 1),
-        "parts/part_locs.txt": [(n, k, *place) for n, (_, parts) in enumerate(rows, 1)
-                                for k, place in enumerate(parts.values(), 1)],
-        "attributes.csv": [("class_id", "name", "genus", *ATTRIBUTES),
-                           *[(s.index + 1, s.name, s.genus, *dict(s.attributes).values()) for s in species]],
-        "diagnostic_parts.csv": [("class_id", "sibling_id", "attribute", "part_id", "part_name"),
-                                 *[(a.index + 1, b.index + 1, name, PARTS.index(part) + 1, part) for a, b in siblings
-                                   for name in diagnostic(a, b) for part in ATTRIBUTES[name][0]]],
-    }
-    for name, table in tables.items():
-        separator = "," if name.endswith(".csv") else " "
-        (root / name).write_text("".join(separator.join(map(str, row)) + "\n" for row in table))

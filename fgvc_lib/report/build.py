@@ -12,12 +12,12 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from tqdm import tqdm
 
-from .ablation import plan, read_records
-from .claims import page as results
-from .config import active_experiment, project_path
-from .datasets import open_splits
-from .errors import FGVCError
-from .files import write_whole
+from ..config import active_experiment, project_path
+from ..datasets.build import open_splits
+from ..errors import FGVCError
+from ..experiments.ablation import plan, read_records
+from ..files import write_whole
+from .results import results_page
 from .site import write_site
 
 
@@ -61,7 +61,7 @@ def build_report() -> Path:
     elif built_in:
         cost = pd.DataFrame(json.loads(step.read_text())["rows"])
         for name, lang in (("RESULTS.md", "en"), ("RESULTS.zh-CN.md", "zh-CN")):
-            write_whole(project_path(name), results(read_records(records), read_records(photos), cost, lang))
+            write_whole(project_path(name), results_page(read_records(records), read_records(photos), cost, lang))
     index = write_site(new, notebooks, experiment, texts=built_in)
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)

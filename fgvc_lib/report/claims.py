@@ -1,15 +1,9 @@
-"""The course report's claims held against the ablation's records, and the page of results made from them."""
-
-import json
-import re
-from pathlib import Path
-from string import Template
+"""The course report's claims held against the ablation's records."""
 
 import numpy as np
 import pandas as pd
 
-from .ablation import made
-from .results import bootstrap, holm, interval, paired, readable_summary, summary, table_of
+from ..experiments.statistics import bootstrap, holm, interval, paired, values_of
 
 PLAIN = "ViT, overlap"  # the plain ViT that part selection is compared with
 FUSED = ("PSM add", "PSM matmul", "PSM lastlayer", "PSM mul")  # the course report's four
@@ -21,7 +15,7 @@ def claims(records: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
 
     records: from `ablation.collect`. cost: `bench.bench`'s table in the course report's own settings.
     """
-    accuracy, low, high = interval(table_of(records, "ResNet-18"))
+    accuracy, low, high = interval(values_of(records, "ResNet-18"))
     found = [
         ("The ResNet-18 stays under 70 %", "under 70 %", f"{accuracy:.1%} ({low:.1%} to {high:.1%})",
          "cannot tell: the built-in birds were made that hard"),
@@ -37,7 +31,7 @@ def claims(records: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
         f"{row['train_ratio']:.2f} of the time ({row['train_low']:.2f} to {row['train_high']:.2f})",
         _verdict(1 - row["train_high"], 1 - row["train_low"]),
     ))  # fmt: skip
-    part, even = (table_of(records, "ResNet-18", name) for name in ("map_counting", "map_counting_chance"))
+    part, even = (values_of(records, "ResNet-18", name) for name in ("map_counting", "map_counting_chance"))
     _, low, high = more = interval(part - even)
     measured = (f"{interval(part)[0]:.1%} of its gradient around the bird's parts lies around those that count, "
                 f"{interval(even)[0]:.1%} if it lay evenly: {_points(more)}")  # fmt: skip
@@ -102,7 +96,7 @@ def selections(records: pd.DataFrame) -> pd.DataFrame:
         frame = records[records["row"] == name]
         if "selected_part" not in frame or frame["selected_part"].isna().all():
             continue
-        get = lambda column, name=name: table_of(records, name, column)  # noqa: E731
+        get = lambda column, name=name: values_of(records, name, column)  # noqa: E731
         hit, right = get("selected_part"), get("correct")
         seen = ~hit.isna().any()
         hit, right = hit.loc[:, seen].to_numpy(), right.loc[:, seen].to_numpy()
@@ -124,7 +118,7 @@ def gradients(records: pd.DataFrame) -> pd.DataFrame:
     found = {}
     for name in records["row"].unique():
         mean = {
-            column: interval(table_of(records, name, f"map_{column}"))
+            column: interval(values_of(records, name, f"map_{column}"))
             for column in ("peak", "box", "box_chance", "part", "part_chance", "counting", "counting_chance")
         }
         found[name] = {
@@ -154,48 +148,8 @@ def pretraining(photos: pd.DataFrame) -> pd.DataFrame:
     for name in names:
         apart = paired(photos, name, f"{name}, from scratch")
         rows[name] = {
-            "pre-trained": _percent(interval(table_of(photos, name))),
-            "from scratch": _percent(interval(table_of(photos, f"{name}, from scratch"))),
+            "pre-trained": _percent(interval(values_of(photos, name))),
+            "from scratch": _percent(interval(values_of(photos, f"{name}, from scratch"))),
             "difference": _points((apart["difference"], apart["low"], apart["high"])),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
-
-
-def page(records: pd.DataFrame, photos: pd.DataFrame, cost: pd.DataFrame, lang: str = "en") -> str:
-    """RESULTS.md (`lang` "en") or RESULTS.zh-CN.md ("zh-CN"): results.LANG.md beside this file, filled in from records."""
-    runs, table, photo_table = made(records), summary(records, PLAIN), summary(photos, PLAIN)
-    translate = chinese if lang == "zh-CN" else str
-    about = {
-        key: ", ".join(sorted({str(entry["environment"][key]) for entry in runs}))
-        for key in ("threads", "device", "classes")
-    }
-    tables = {
-        "claims": claims(records, cost), "ablation": readable_summary(table), "selections": selections(records),
-        "gradients": gradients(records), "controls": controls(records), "photos": readable_summary(photo_table),
-        "photo_controls": controls(photos), "pretraining": pretraining(photos),
-    }  # fmt: skip
-    facts = {
-        "plain": translate(PLAIN), "classes": about["classes"], "images": f"{table['images'].max():,.0f}",
-        "seeds": int(table["seeds"].max()), "comparisons": len(table) - 1, "runs": len(runs),
-        "minutes": f"{sum(entry['environment']['seconds'] for entry in runs) / 60:.0f}", "threads": about["threads"],
-        "device": about["device"], "torch": ", ".join(sorted({entry["environment"]["versions"]["torch"] for entry in runs})),
-        "photo_classes": made(photos)[0]["environment"]["classes"],
-        "photo_images": f"{photo_table['images'].max():,.0f}", "photo_seeds": int(photo_table["seeds"].max()),
-    }  # fmt: skip
-    template = Template(Path(__file__).with_name(f"results.{lang}.md").read_text(encoding="utf-8"))
-    return template.substitute(facts, **{name: translate(markdown(one)) for name, one in tables.items()})
-
-
-def chinese(table: str) -> str:
-    """A table of this page with the field's Chinese terms, longest first; models and fusion rules keep their names."""
-    terms = json.loads(Path(__file__).with_name("results.zh-CN.json").read_text(encoding="utf-8"))
-    for words in sorted(terms, key=len, reverse=True):
-        table = table.replace(words, terms[words])
-    return re.sub(r"(?<=[点%倍]) \(([^)]*)\)", r"（\1）", table)
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A table of texts in Markdown, its index first."""
-    lines = [[table.index.name or "", *table.columns], ["---"] * (len(table.columns) + 1)]
-    lines += [[name, *row] for name, row in zip(table.index, table.itertuples(index=False), strict=True)]
-    return "\n".join("| " + " | ".join(str(cell).strip() for cell in line) + " |" for line in lines)

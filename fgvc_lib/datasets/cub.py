@@ -1,0 +1,108 @@
+"""CUB-200-2011 from its official files, and any folder in its layout."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..errors import ConfigError, DataError
+from .image_set import ImageSet
+
+
+class CUB200(ImageSet):
+    """CUB-200-2011 (Wah et al. 2011), or any folder in its layout, in the official split.
+
+    root: holds images/, images.txt, image_class_labels.txt, classes.txt, train_test_split.txt and, if known,
+    bounding_boxes.txt, parts/parts.txt and parts/part_locs.txt. split: "train" or "test".
+    Raises DataError, naming file and line, for a folder or an index file that is not in that layout.
+    """
+
+    def __init__(self, root, split="train", transform=None):
+        root = Path(root)
+        if split not in ("train", "test"):
+            raise ConfigError(f"unknown split {split!r}: choose train or test")
+        if not root.is_dir() or not any(root.iterdir()):
+            state = "empty" if root.is_dir() else "missing"
+            raise DataError(f"the data folder {root} is {state}: `make data` fetches CUB-200-2011, or name another folder")
+        paths = dict(_read(root / "images.txt", int, str))
+        classes = dict(_read(root / "classes.txt", int, str))
+        label_of = dict(_read(root / "image_class_labels.txt", int, int))
+        training = dict(_read(root / "train_test_split.txt", int, int))
+        position = {class_id: place for place, class_id in enumerate(classes)}
+        for file, known in (("image_class_labels.txt", label_of), ("train_test_split.txt", training)):
+            _same_ids(root / file, known, paths)
+        for image_id, class_id in label_of.items():
+            if class_id not in classes:
+                raise DataError(
+                    f"{root / 'image_class_labels.txt'}: image {image_id} has class {class_id}, not in classes.txt"
+                )
+        if untrained := set(classes) - {label_of[i] for i in paths if training[i]}:
+            names = ", ".join(classes[c] for c in sorted(untrained)[:5])
+            raise DataError(f"{root / 'train_test_split.txt'} leaves these classes without training images: {names}")
+
+        files = {image_id: root / "images" / path for image_id, path in paths.items()}
+        for image_id, file in files.items():
+            if not file.is_file():
+                raise DataError(f"{root / 'images.txt'}: image {image_id} has no file {file}")
+        ids = [i for i in paths if bool(training[i]) == (split == "train")]
+        fingerprint = hashlib.sha256()
+        for name in ("images.txt", "image_class_labels.txt", "train_test_split.txt", "synthbirds.json"):
+            fingerprint.update((root / name).read_bytes() if (root / name).exists() else b"")
+        # Sizes tell a changed image at once and without reading it.
+        fingerprint.update(",".join(str(file.stat().st_size) for file in files.values()).encode())
+        super().__init__(
+            [files[i] for i in ids], [position[label_of[i]] for i in ids], classes.values(), transform,
+            ids, fingerprint=fingerprint.hexdigest(),
+        )  # fmt: skip
+        self._read_annotations(root, list(classes))
+
+    def _read_annotations(self, root, class_ids):
+        if (root / "attributes.csv").exists():
+            looks = pd.read_csv(root / "attributes.csv", dtype=str, keep_default_na=False).set_index("class_id")
+            self.attributes = looks.reindex(map(str, class_ids)).reset_index()
+        if (root / "bounding_boxes.txt").exists():
+            box_of = {row[0]: row[1:] for row in _read(root / "bounding_boxes.txt", int, float, float, float, float)}
+            _same_ids(root / "bounding_boxes.txt", box_of, self.ids)
+            self.boxes = np.array([box_of[i] for i in self.ids], dtype=float).reshape(-1, 4)
+        if (root / "parts" / "part_locs.txt").exists():
+            names = dict(_read(root / "parts" / "parts.txt", int, str))
+            column = {part_id: place for place, part_id in enumerate(names)}
+            row_of = {image_id: row for row, image_id in enumerate(self.ids)}
+            self.part_names = tuple(names.values())
+            self.parts = np.zeros((len(self), len(names), 3))
+            for image_id, part_id, x, y, visible in _read(root / "parts" / "part_locs.txt", int, int, float, float, int):
+                if part_id not in column:
+                    raise DataError(f"{root / 'parts' / 'part_locs.txt'}: part {part_id} is not in parts.txt")
+                if image_id in row_of:
+                    self.parts[row_of[image_id], column[part_id]] = x, y, visible
+            if (root / "diagnostic_parts.csv").exists():
+                rows = pd.read_csv(root / "diagnostic_parts.csv")
+                self.diagnostic = np.zeros((len(self.classes), len(names)), dtype=bool)
+                places = pd.Index(class_ids).get_indexer(rows["class_id"]), pd.Index(column).get_indexer(rows["part_id"])
+                self.diagnostic[places] = True
+
+
+def _read(path, *types):
+    """Rows of an index file as tuples of `types`; the last field may hold spaces."""
+    if not path.is_file():
+        raise DataError(f"{path.parent} is not in CUB-200-2011's layout: the file {path} is missing")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(tuple(kind(word) for kind, word in zip(types, line.split(None, len(types) - 1), strict=True)))
+        except ValueError:
+            shape = " ".join(kind.__name__ for kind in types)
+            raise DataError(f"{path}, line {number}: {line.strip()[:80]!r} does not read as '{shape}'") from None
+    if not rows:
+        raise DataError(f"{path} is empty: it must list one entry a line")
+    return rows
+
+
+def _same_ids(path, known, wanted):
+    if missing := [i for i in wanted if i not in known]:
+        raise DataError(f"{path} has no line for image {missing[0]}, which images.txt lists")
+    if extra := [i for i in known if i not in wanted] if isinstance(wanted, dict) else []:
+        raise DataError(f"{path} names image {extra[0]}, an id without an image: images.txt does not list it")

@@ -1,0 +1,124 @@
+"""The variants: each row of each table as an object that says what it is and what it is held against."""
+
+from dataclasses import dataclass, replace
+
+from ..config import Experiment
+from ..errors import ConfigError
+
+REFERENCE = "vit_overlap"  # the ViT without part selection, which all others are compared with
+FOUR = ("psm_add", "psm_matmul", "psm_lastlayer", "psm_mul")  # the course report's fusions
+
+# The ResNet-18's weights that go with the ViT's: from the same pre-training, or at least from the same kind of data.
+CNN_WEIGHTS = {
+    "data/weights/vit_micro16.npz": "data/weights/resnet18_synth.safetensors",
+    "data/weights/ViT-B_16.npz": "data/weights/resnet18-f37072fd.pth",
+}
+
+# What a variant changes, in the words of its title, in English and in Chinese.
+CHANGES = {
+    "overlap": ("overlap", "重叠"),
+    "contrastive": ("contrastive", "对比损失"),
+    "flatten": ("flatten", "flatten"),
+    "last_layer_fresh": ("last layer fresh", "最后一层随机初始化"),
+    "top2": ("2 patches a head", "每头 2 块"),
+    "larger_image": ("larger image", "图像更大"),
+    "larger_batch": ("larger batch", "批量更大"),
+    "longer": ("longer", "训练更久"),
+    "scratch": ("from scratch", "从头训练"),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One experiment of a grid under the names that records, tables and figures know it by."""
+
+    key: str  # in records and in code
+    model: str  # how its titles start, in all languages
+    family: str  # "cnn", "vit", "psm", or "control": a control that is no proposal
+    experiment: Experiment
+    changes: tuple[str, ...] = ()  # keys of CHANGES
+    against: str | None = None  # key of the variant that it is held against beside the REFERENCE
+
+    @property
+    def title(self) -> str:
+        return ", ".join([self.model, *(CHANGES[change][0] for change in self.changes)])
+
+    @property
+    def title_zh(self) -> str:
+        return self.model + (f"（{'，'.join(CHANGES[change][1] for change in self.changes)}）" if self.changes else "")
+
+    def changed(self, change: str, against: str | None = None, **fields) -> "Variant":
+        """This variant with some fields of its experiment changed, which is called `change`, one of CHANGES."""
+        return replace(
+            self, key=f"{self.key}_{change}", experiment=self.experiment.replace(**fields),
+            changes=(*self.changes, change), against=against,
+        )  # fmt: skip
+
+
+def report_variants(base: Experiment) -> dict[str, Variant]:
+    """The nine variants that the notebooks train, by key, all under the settings of `base`."""
+    vit = Variant("vit", "ViT", "vit", base)
+    overlap = vit.changed("overlap", stride=12)
+    psm = {rule: _select(overlap, rule) for rule in ("add", "matmul", "lastlayer", "mul")}
+    mul = psm["mul"] = replace(psm["mul"], against="psm_random")
+    cnn = Variant("resnet18", "ResNet-18", "cnn", base.replace(model="resnet18", weights=CNN_WEIGHTS.get(base.weights, "")))
+    return _by_key(
+        cnn, vit, overlap, *psm.values(),
+        mul.changed("contrastive", "psm_mul", contrastive=True), mul.changed("flatten", "psm_mul", head="flatten"),
+    )  # fmt: skip
+
+
+def ablation_variants(base: Experiment) -> dict[str, Variant]:
+    """The whole grid by key: the report's own variants, and what it leaves open, each one change away from another."""
+    found = report_variants(base)
+    cnn, overlap, mul = found["resnet18"], found["vit_overlap"], found["psm_mul"]
+    lite = cnn.experiment.replace(model="efficientnet_lite0", weights="imagenet")
+    size = base.image_size + 48
+    sweeps = {
+        "larger_image": {"image_size": size, "resize_size": base.resize_size * size // base.image_size // 2 * 2},  # same view
+        "larger_batch": {
+            "batch_size": 4 * base.batch_size, "steps": base.steps // 4, "warmup_steps": base.warmup_steps // 4,
+        },
+        "longer": {
+            "steps": 4 * base.steps, "warmup_steps": 4 * base.warmup_steps, "checkpoint_every": 4 * base.checkpoint_every,
+        },
+    }  # fmt: skip
+    return found | _by_key(
+        Variant("efficientnet_lite0", "EfficientNet-Lite0", "cnn", lite),
+        *(_select(overlap, rule) for rule in ("rollout", "lowrank", "maws")),
+        replace(_select(overlap, "random"), family="control"),
+        mul.changed("last_layer_fresh", "psm_mul", init_last_block=True),
+        mul.changed("top2", "psm_mul", top_k=2),
+        *(
+            variant.changed(change, f"{REFERENCE}_{change}" if variant is mul else None, **fields)
+            for change, fields in sweeps.items()
+            for variant in (overlap, mul)
+        ),
+    )
+
+
+def photo_variants(base: Experiment) -> dict[str, Variant]:
+    """The grid for real photographs by key: the CNN, the ViT, the four fusions, and EfficientNet-Lite0, which does have
+    ImageNet behind it, each from its pre-trained weights and from scratch."""
+    longer = base.replace(steps=4 * base.steps, warmup_steps=2 * base.warmup_steps, checkpoint_every=4 * base.steps)
+    grid = ablation_variants(longer)
+    found = _by_key(*(replace(grid[key], against=None) for key in ("resnet18", REFERENCE, *FOUR, "efficientnet_lite0")))
+    held = {"psm_mul": f"{REFERENCE}_scratch"}
+    return found | _by_key(*(one.changed("scratch", held.get(one.key), weights="") for one in found.values()))
+
+
+def named(variants: dict[str, Variant], name: str) -> Variant:
+    """The variant of that key or title. Raises ConfigError, listing the titles, where there is none."""
+    for variant in variants.values():
+        if name in (variant.key, variant.title):
+            return variant
+    raise ConfigError(f"no variant {name!r}: choose one of {'; '.join(one.title for one in variants.values())}")
+
+
+def _select(vit, rule):
+    """The ViT with part selection by a rule."""
+    return Variant(f"psm_{rule}", f"PSM {rule}", "psm", vit.experiment.replace(fusion=rule))
+
+
+def _by_key(*variants):
+    return {variant.key: variant for variant in variants}

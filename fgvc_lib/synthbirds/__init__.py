@@ -1,0 +1,7 @@
+"""The built-in birds: a fine-grained set that is drawn, so that what tells two species apart is known."""
+
+from .drawing import draw
+from .generation import generate
+from .species import ATTRIBUTES, PARTS, SIZES, Sizes, Species, diagnostic, species_list
+
+__all__ = ["ATTRIBUTES", "PARTS", "SIZES", "Sizes", "Species", "diagnostic", "draw", "generate", "species_list"]

@@ -1,0 +1,107 @@
+"""A whole set of pictures, in CUB-200-2011's layout."""
+
+import json
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import cv2
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from ..errors import ConfigError, DataError, StorageError
+from .drawing import DIFFICULTY, draw
+from .species import ATTRIBUTES, PARTS, SIZES, WORLDS, diagnostic, species_list
+
+FORMAT = {"benchmark": 2, "pretrain": 1}  # raise one when the same seed draws other pixels
+CHUNK = 50                     # images a worker draws in one go
+POOL_FROM = 200                # smaller sets are done before a pool has started
+
+
+# ---------------------------------------------------------------------------------------------- the set
+
+def generate(root, sizes="quick", seed=0, world="benchmark", workers=None, progress=True):
+    """Draws a set below `root` in CUB-200-2011's layout and returns root as a Path.
+
+    sizes is a name in SIZES or a Sizes, world one of WORLDS. Image i of a species is the same bytes for any number of
+    workers (None: one a core). A finished set of the same kind is left as it is. Raises ConfigError for options that do
+    not exist, DataError if root holds something else, StorageError if it cannot be written.
+    """
+    root, species, sizes = Path(root).absolute(), species_list(sizes, world), SIZES.get(sizes, sizes)
+    workers = os.cpu_count() if workers is None else workers
+    if not isinstance(seed, int) or seed < 0 or workers < 1:
+        raise ConfigError(f"seed must be a whole number from 0, workers at least 1, not {seed} and {workers}")
+    stamp = json.dumps({"format": FORMAT[world], "world": world, "seed": seed, "sizes": sizes._asdict()}, indent=1) + "\n"
+    tasks = [(s, i, f"{s.folder}/{s.name}_{i + 1:04d}.jpg") for s in species for i in range(sizes.train + sizes.test)]
+    bar = partial(tqdm, total=len(tasks), desc="Drawing birds", unit=" images", disable=not progress, file=sys.stdout)
+    try:
+        if _finished(root, stamp):
+            return root
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as folder:
+            draft = Path(folder) / root.name
+            for s in species:
+                (draft / "images" / s.folder).mkdir(parents=True)
+            work = partial(_draw_file, draft, seed, WORLDS.index(world), sizes.image_size)
+            if workers == 1 or len(tasks) < POOL_FROM:
+                rows = list(bar(map(work, tasks)))
+            else:                                             # spawn: a fork of a process with threads may hang
+                workers = min(workers, len(tasks) // CHUNK + 1)
+                with ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
+                    rows = list(bar(pool.map(work, tasks, chunksize=CHUNK)))
+            _write_tables(draft, sizes, species, tasks, rows)
+            (draft / "synthbirds.json").write_text(stamp)
+            if not _finished(root, stamp):                    # someone else may have been faster
+                draft.replace(root)
+    except OSError as error:
+        raise StorageError(f"cannot write the bird set to {root} ({error.strerror or error}): "
+                           "free some space or choose another folder") from error
+    return root
+
+
+def _finished(root, stamp):
+    """Whether the set is there; DataError if something else is."""
+    file = root / "synthbirds.json"
+    if file.is_file() and file.read_text() == stamp:
+        return True
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise DataError(f"{root} holds something other than this bird set: delete it or use another folder")
+    return False
+
+
+def _draw_file(folder, seed, world, size, task):
+    """Draws and saves one image; its task is (species, image index, file). Returns its (box, parts)."""
+    species, index, file = task
+    rng = np.random.default_rng([seed, world, species.index, index])
+    image, *row = draw(species, rng, size)
+    Image.fromarray(image).save(folder / "images" / file, quality=int(rng.integers(*DIFFICULTY.quality, endpoint=True)))
+    return row
+
+
+def _write_tables(root, sizes, species, tasks, rows):
+    """CUB's index files, and what sets each species apart from its siblings."""
+    (root / "parts").mkdir()
+    siblings = [(a, b) for a in species for b in species if a != b and a.genus == b.genus]
+    tables = {
+        "images.txt": [(n, file) for n, (_, _, file) in enumerate(tasks, 1)],
+        "image_class_labels.txt": [(n, s.index + 1) for n, (s, _, _) in enumerate(tasks, 1)],
+        "train_test_split.txt": [(n, int(i < sizes.train)) for n, (_, i, _) in enumerate(tasks, 1)],
+        "classes.txt": [(s.index + 1, s.folder) for s in species],
+        "bounding_boxes.txt": [(n, *box) for n, (box, _) in enumerate(rows, 1)],
+        "parts/parts.txt": enumerate(PARTS, 1),
+        "parts/part_locs.txt": [(n, k, *place) for n, (_, parts) in enumerate(rows, 1)
+                                for k, place in enumerate(parts.values(), 1)],
+        "attributes.csv": [("class_id", "name", "genus", *ATTRIBUTES),
+                           *[(s.index + 1, s.name, s.genus, *dict(s.attributes).values()) for s in species]],
+        "diagnostic_parts.csv": [("class_id", "sibling_id", "attribute", "part_id", "part_name"),
+                                 *[(a.index + 1, b.index + 1, name, PARTS.index(part) + 1, part) for a, b in siblings
+                                   for name in diagnostic(a, b) for part in ATTRIBUTES[name][0]]],
+    }
+    for name, table in tables.items():
+        separator = "," if name.endswith(".csv") else " "
+        (root / name).write_text("".join(separator.join(map(str, row)) + "\n" for row in table))
