@@ -1,7 +1,7 @@
 """The errors that a user can mend; the command line prints them as one line and exits with code 2."""
 
 
-class FGVCError(ValueError):
+class FGVCError(Exception):
     """Base of all errors below; its message is one sentence that says what is wrong and what to do."""
 
 

@@ -26,16 +26,16 @@ def input_gradient(
 
 
 def fgsm(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, strength: float, normalisation: tuple
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, epsilon: float, normalisation: tuple
 ) -> torch.Tensor:
     """Adversarial images (B, 3, H, W) by the fast gradient sign method (Goodfellow et al. 2015, section 4).
 
-    images: (B, 3, H, W), normalised by `normalisation` as `datasets.normalisation` gives it. strength: how far every pixel
-    value moves up the loss, in grey levels of 0..255; values stay within 0..255.
+    images: (B, 3, H, W), normalised by `normalisation`, (mean, std) as `datasets.normalisation` gives them. epsilon: how far
+    every pixel value moves up the loss, in grey levels of 0..255; values stay within 0..255.
     """
-    mean, deviation = (images.new_tensor(values)[:, None, None] for values in normalisation)
-    moved = images + strength / 255 / deviation * _gradient(model, images, labels, "loss").sign()
-    return moved.clamp(-mean / deviation, (1 - mean) / deviation)
+    mean, std = (images.new_tensor(values)[:, None, None] for values in normalisation)
+    moved = images + epsilon / 255 / std * _gradient(model, images, labels, "loss").sign()
+    return moved.clamp(-mean / std, (1 - mean) / std)
 
 
 def attribute(

@@ -15,7 +15,7 @@ from .errors import ConfigError
 from .part_selection import DOWNWARD, FUSIONS, RANDOM, class_row, fuse, select
 
 HEADS = ("cls", "flatten")
-SMALLEST = -60.0  # e^-60 and its neighbours a few orders below are still normal numbers in float32
+SMALLEST = -80.0  # e^-80, and e^-7 of it, are still normal numbers in float32
 
 
 @dataclass(frozen=True)

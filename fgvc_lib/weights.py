@@ -19,6 +19,9 @@ from .errors import WeightsError
 from .files import write_whole
 
 CLASSIFIERS = ("head.weight", "head.bias", "fc.weight", "fc.bias")
+# What a checkpoint may hold and the model have no place for: other classifiers, the layer before Google's, what only
+# pre-training used, and counters. Anything else would change the logits.
+HARMLESS = re.compile(r"(head|head_dist|fc|classifier|pre_logits)\b.*|mask_token|optimizer|epoch|args|.*num_batches_tracked")
 
 
 class LoadReport(NamedTuple):
@@ -39,7 +42,8 @@ def load_pretrained(model: nn.Module, source, init_last_block: bool = False) -> 
     source: a path to Google's .npz, a .safetensors or a .pth / .pt file, or a state dict with timm's names.
     Position embeddings are resized on their grid; the classifier stays fresh where its shape differs or it is
     missing. init_last_block: leave the last transformer layer fresh too, as TransFG's code does.
-    Raises WeightsError, naming the array, if another one is missing or has a wrong shape, or the file is damaged.
+    Raises WeightsError, naming the array, if another one is missing or has a wrong shape, if the checkpoint holds one that
+    the model has no place for (unless it is HARMLESS), or if the file is damaged.
     """
     state, origin = (source, "the state dict") if isinstance(source, Mapping) else (read_weights(source), source)
     wanted = model.state_dict()
@@ -66,6 +70,9 @@ def load_pretrained(model: nn.Module, source, init_last_block: bool = False) -> 
         else:
             chosen[name] = value
             report.loaded.append(name)
+    if extra := [name for name in state if name not in wanted and not HARMLESS.fullmatch(name)]:
+        more = f" and {len(extra) - 1} more arrays" if len(extra) > 1 else ""
+        raise WeightsError(f"{origin} holds {_source_name(extra[0], origin)}{more}, which this model has no place for")
     model.load_state_dict(chosen, strict=False)
     return report
 
@@ -167,27 +174,25 @@ def _google_name(name):
 
 
 def _source_name(name, origin):
-    return _google_name(name) if str(origin).endswith(".npz") else name
+    known = name in _TOP or name.startswith("blocks.")
+    return _google_name(name) if known and str(origin).endswith(".npz") else name
 
 
 def _from_google(arrays):
-    """Google's arrays -> state dict with timm's names; what is missing is left out."""
-    blocks = {
-        key.split("/")[1].removeprefix("encoderblock_") for key in arrays if key.startswith("Transformer/encoderblock_")
-    }
-    names = [*_TOP, *(f"blocks.{block}.{rest}" for block in sorted(blocks, key=int) for rest in _BLOCK)]
-    state = {}
-    for name in names:
+    """Google's arrays -> state dict with timm's names; arrays that those have no name for keep their own."""
+    left, state = dict(arrays), {}
+    blocks = {match[1] for match in (re.match(r"Transformer/encoderblock_(\d+)/", key) for key in arrays) if match}
+    for name in [*_TOP, *(f"blocks.{block}.{rest}" for block in sorted(blocks, key=int) for rest in _BLOCK)]:
         google = _google_name(name)
-        if _ANY in google:
-            found = [arrays.get(google.replace(_ANY, part)) for part in _QKV]
-            if any(array is None for array in found):
-                continue
-            if len({array.shape for array in found}) > 1:
-                raise WeightsError(f"the arrays {google} differ in shape: {', '.join(str(a.shape) for a in found)}")
-            array = np.concatenate([a.reshape(len(a), -1) if name.endswith("weight") else a.ravel() for a in found], -1)
-        elif (array := arrays.get(google)) is None:
-            continue
+        sources = [google.replace(_ANY, part) for part in _QKV] if _ANY in google else [google]
+        if any(source not in left for source in sources):
+            continue  # `load_pretrained` says which is missing
+        found = [left.pop(source) for source in sources]
+        if len({array.shape for array in found}) > 1:
+            raise WeightsError(f"the arrays {google} differ in shape: {', '.join(str(array.shape) for array in found)}")
+        if "attn.qkv" in name:  # (D, K, d) -> (D, K*d) and (K, d) -> (K*d,), side by side
+            found = [array.reshape(len(array), -1) if name.endswith("weight") else array.ravel() for array in found]
+        array = np.concatenate(found, axis=-1) if len(found) > 1 else found[0]
         if "attn.proj.weight" in name:
             array = array.reshape(-1, array.shape[-1])  # (K, d, D) -> (K*d, D)
         if array.ndim == 4:
@@ -195,4 +200,4 @@ def _from_google(arrays):
         elif array.ndim == 2:
             array = array.T
         state[name] = torch.from_numpy(np.array(array, dtype=np.float32))
-    return state
+    return state | left

@@ -23,7 +23,7 @@ def random_model(fusion, seed, stride, size, **options):
 
 def layers_of(model, images):
     """Queries and keys of layers 1 to L-1, their full attention maps by the textbook formula, the last raw scores."""
-    x, layers = model._embed(images), []
+    x, layers = model.embed(images), []
     for block in model.blocks[:-1]:
         x, q, k = block(x)
         layers.append((q, k))

@@ -1,15 +1,22 @@
+import dataclasses
 import json
+import math
 import os
+import re
 import resource
 import subprocess
 import sys
+import typing
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate.state import PartialState
+from conftest import write_cub
 
 from fgvc_lib import training
-from fgvc_lib.config import PROFILES, Experiment, runs_folder
+from fgvc_lib.config import PROFILES, RANGES, Experiment, runs_folder
 from fgvc_lib.datasets.build import open_splits
 from fgvc_lib.datasets.cub import CUB200
 from fgvc_lib.datasets.views import eval_loader
@@ -87,10 +94,10 @@ def test_the_trained_model_comes_back(tiny):
     assert not model.training
 
 
-@pytest.mark.parametrize("name", list(report_variants(PROFILES["smoke"])))
-def test_every_row_of_the_report_trains(tiny, name):
+@pytest.mark.parametrize("key", list(report_variants(PROFILES["smoke"])))
+def test_every_variant_of_the_report_trains(tiny, key):
     sizes = {key: getattr(tiny, key) for key in ("data", "image_size", "resize_size", "batch_size", "steps", "warmup_steps")}
-    run = fit(report_variants(Experiment(**sizes))[name], progress=False)
+    run = fit(report_variants(Experiment(**sizes))[key].experiment, progress=False)
     assert run.metrics["loss"].notna().all()
 
 
@@ -101,8 +108,98 @@ def test_training_learns(tiny):
     assert run.metrics["loss"].iloc[-3:].mean() < 0.5 * run.metrics["loss"].iloc[:3].mean()
 
 
-def test_bf16(tiny):
-    assert fit(tiny.replace(precision="bf16"), progress=False).metrics["loss"].notna().all()
+@pytest.mark.parametrize("changes", [{"fusion": "mul"}, {"fusion": "mul", "contrastive": True}, {"model": "resnet18"}])
+def test_training_in_bf16_is_tested_in_float32(tiny, changes, monkeypatch):
+    seen, step = [], training._step
+    monkeypatch.setattr(training, "_step", lambda *arguments: seen.append(step(*arguments)) or seen[-1])
+    run = fit(tiny.replace(fusion=None, precision="bf16").replace(**changes), progress=False)
+    assert run.metrics["loss"].notna().all()
+    exact = fit(tiny.replace(fusion=None).replace(**changes), progress=False)
+    assert run.metrics["loss"].iloc[0] != exact.metrics["loss"].iloc[0]  # it did train in bf16
+    model = load_model(run)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    again = evaluate(model, eval_loader(open_splits(tiny)[1], run.experiment))
+    np.testing.assert_allclose(again["probability"], run.predictions["probability"], atol=1e-6, rtol=0)
+
+
+def test_the_logged_learning_rate_is_that_of_the_step(tiny):
+    run = fit(tiny, progress=False)
+    wanted = [tiny.lr * learning_rate_factor(step, tiny) for step in range(tiny.steps)]
+    assert run.metrics["lr"].tolist() == pytest.approx(wanted) and wanted[-1] > 0
+
+
+def test_a_clip_norm_of_0_is_off(tiny):
+    losses = {norm: fit(tiny.replace(clip_norm=norm), progress=False).metrics["loss"].tolist() for norm in (0.0, 1e5, 1e-4)}
+    assert losses[0.0] == losses[1e5] != losses[1e-4]
+
+
+def test_several_processes_are_refused(tiny, monkeypatch):
+    launched = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TrainingError, match="several processes"):
+        fit(tiny, progress=False)
+    for name in launched:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    with pytest.raises(TrainingError, match="several processes"):
+        fit(tiny, progress=False)
+
+
+@pytest.mark.parametrize("left", [{"LOCAL_RANK": "0"}, {"RANK": "3"}, {"LOCAL_RANK": "1", "WORLD_SIZE": "2"}])
+def test_what_a_launcher_left_in_the_environment_does_no_harm(tiny, monkeypatch, left):
+    PartialState._reset_state()  # as in a new process
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    assert fit(tiny, progress=False).finished
+    assert all(os.environ[name] == value for name, value in left.items())
+
+
+def test_the_lock_stays_for_those_who_wait_for_it(tiny, runs):
+    folder = fit(tiny, progress=False).folder
+    assert (runs / f".{folder.name}.lock").is_file()
+
+
+@pytest.mark.parametrize(
+    ("split", "words"),
+    [
+        ("1 1 1 1 1 1", "no test images"),
+        ("0 0 0 0 0 0", "training images"),
+    ],
+)
+def test_data_without_images_of_a_split_is_refused_before_training(tmp_path, tiny, runs, split, words):
+    root = write_cub(tmp_path / "empty", classes=2, train=2, test=1)
+    lines = [f"{number} {one}" for number, one in enumerate(split.split(), 1)]
+    (root / "train_test_split.txt").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=words):
+        fit(tiny.replace(data=str(root)), progress=False)
+    assert not list(runs.glob("*/experiment.json"))
+
+
+def test_one_class_is_refused_before_training(tmp_path, tiny, runs):
+    with pytest.raises(DataError, match="of one class.*two classes or more"):
+        fit(tiny.replace(data=str(write_cub(tmp_path / "one", classes=1))), progress=False)
+    assert not list(runs.glob("*/experiment.json"))
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "words"),
+    [
+        ("test", "no test images, 6 that cannot"),
+        ("train", "no training images, 9 that"),
+        ("Class_[23]", "one class, 10 that"),
+    ],
+)
+def test_data_that_skip_broken_leaves_nothing_of(tiny, runs, spoiled, words):
+    train, test = open_splits(tiny)
+    paths = {"test": test.paths, "train": train.paths}.get(spoiled) or [
+        path for path in (*train.paths, *test.paths) if re.search(spoiled, str(path))
+    ]
+    for path in paths:
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=words):
+        fit(tiny.replace(skip_broken=True), progress=False)
+    assert not list(runs.glob("*/experiment.json"))
 
 
 def test_the_schedule():
@@ -152,7 +249,7 @@ def test_options_that_do_not_exist_or_go_together(tiny):
         build_model(tiny.replace(model="resnet18"), 3)
     with pytest.raises(ConfigError, match="unknown fusion 'foo'"):
         fit(tiny.replace(fusion="foo"), progress=False)
-    assert not list(runs_folder().glob("*"))  # a refused experiment leaves no folder behind
+    assert not list(runs_folder().glob("[!.]*"))  # a refused experiment leaves no folder behind
     with pytest.raises(ConfigError, match="colour.*profile, dataset"):
         tiny.replace(colour="red")
     with pytest.raises(ConfigError, match="'fp8'.*no, bf16"):
@@ -178,7 +275,7 @@ def test_a_full_disk_leaves_no_half_file(tiny, runs):
             fit(tiny, progress=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    (folder,) = runs.iterdir()
+    (folder,) = runs.glob("[!.]*")
     assert sorted(os.listdir(folder)) == ["experiment.json", "metrics.jsonl"]
     assert fit(tiny, progress=False).finished
 
@@ -189,7 +286,40 @@ def test_weights_start_the_model_and_count_in_the_hash(tiny, tmp_path, runs):
         torch.nn.init.constant_(source.head.bias, number)
         torch.save(source.state_dict(), tmp_path / "start.pt")
         fit(tiny.replace(weights=str(tmp_path / "start.pt")), progress=False)
-    assert len(list(runs.iterdir())) == 2
+    assert len(list(runs.glob("[!.]*"))) == 2
+
+
+NUMBERS = {
+    "lr": (0.0, -1.0, math.nan, math.inf), "momentum": (1.0, -0.1), "weight_decay": (-1.0,), "dropout": (1.0, 1.5),
+    "label_smoothing": (1.5,), "clip_norm": (-1.0, math.nan), "workers": (-1,), "seed": (-1, 2**70), "batch_size": (0, 2.5),
+    "steps": (0, "ten"), "image_size": (0,), "stride": (0,), "top_k": (0,), "rank": (0,), "log_every": (0,),
+    "checkpoint_every": (0,), "warmup_steps": (-1,), "resize_size": (-5,),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in NUMBERS.items() for value in values])
+def test_numbers_out_of_their_range_are_refused_at_once(name, value):
+    with pytest.raises(ConfigError, match=rf"^{name} is .*: it must be "):
+        Experiment(**{name: value})
+
+
+def test_every_number_of_an_experiment_has_a_range():
+    numbers = {name for name, kind in typing.get_type_hints(Experiment).items() if kind in (int, float)}
+    assert numbers == set(RANGES)
+
+
+def test_an_unknown_choice_is_not_taken_for_another():
+    with pytest.raises(ConfigError, match="unknown optimizer 'adam': choose one of sgd, adamw"):
+        Experiment(optimizer="adam")
+    assert Experiment(lr=1) == Experiment(lr=1.0) and Experiment(lr=1).hash() == Experiment(lr=1.0).hash()
+
+
+def test_a_new_option_renames_no_run():
+    @dataclasses.dataclass(frozen=True)
+    class Later(Experiment):
+        novelty: int = 3
+
+    assert Later().hash("a") == Experiment().hash("a") != Later(novelty=4).hash("a")
 
 
 def test_the_hash_is_of_what_comes_out():

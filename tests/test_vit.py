@@ -26,8 +26,9 @@ def test_shapes(fusion, head):
     assert seen.logits.shape == (2, 5) and seen.parts.shape == (2, 4) and seen.scores.shape == (2, 4, 9)
     assert seen.grid == (3, 3) and seen.cls_attention.shape == (2, 2, 4, 9)
     assert torch.equal(model(images), seen.logits)
-    logits, token, parts = model(images, details=True)
-    assert torch.equal(logits, seen.logits) and token.shape == (2, 32) and torch.equal(parts, seen.parts)
+    tokens = model.forward_features(images)
+    assert tokens.shape == (2, 5, 32) and torch.equal(model.forward_head(tokens), seen.logits)
+    assert torch.equal(model.select_parts(model.forward_trunk(images)), seen.parts)
     assert ((seen.parts >= 0) & (seen.parts < 9)).all()
 
 
@@ -51,9 +52,30 @@ def test_plain_model_inspects_without_parts_and_takes_another_fusion():
 def test_attention_rows_are_those_of_the_softmax():
     model = VisionTransformer(SMALL).eval()
     images = torch.randn(1, 3, 48, 48)
-    _, q, k = model.blocks[0](model._embed(images))
+    _, q, k = model.blocks[0](model.embed(images))
     rows = (q @ k.transpose(-2, -1) / 8**0.5).softmax(-1)[:, :, 0, 1:]
     assert torch.allclose(model.inspect(images).cls_attention[0], rows, atol=1e-6)
+
+
+def test_one_trunk_serves_every_rule(monkeypatch):
+    model, images, calls = VisionTransformer(SMALL.replace(fusion=None)).eval(), torch.randn(2, 3, 48, 48), []
+    model.blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    trunk = model.forward_trunk(images, keep_all=True)
+    for rule in FUSIONS:
+        shared = model.inspect(images, rule, trunk=trunk)
+        assert len(calls) == 1
+        alone = model.inspect(images, rule)
+        calls.pop()
+        assert torch.equal(shared.logits, alone.logits) and torch.equal(shared.scores, alone.scores)
+
+
+def test_the_product_over_many_layers_stays_finite_and_positive():
+    torch.manual_seed(0)
+    model = VisionTransformer(SMALL.replace(image_size=224, depth=60, dim=16, heads=2, mlp_dim=16)).eval()
+    seen = model.inspect(torch.randn(1, 3, 224, 224))
+    assert (model.part_scores(model.forward_trunk(torch.randn(1, 3, 224, 224))).exp() == 0).all()  # what it would be
+    shares = seen.scores / seen.scores.sum(-1, keepdim=True)
+    assert shares.isfinite().all() and torch.equal(seen.scores.argmax(-1), seen.parts)
 
 
 def test_dropout_only_acts_in_training():

@@ -181,3 +181,33 @@ def test_unreadable_files(tmp_path):
         load_pretrained(VisionTransformer(PLAIN), tmp_path / "pickle.npz")
     with pytest.raises(WeightsError, match="missing.*make data"):
         load_pretrained(VisionTransformer(PLAIN), tmp_path / "nowhere.npz")
+
+
+def test_more_layers_than_the_model_has_are_not_dropped(tmp_path):
+    deep = google_arrays(PLAIN.replace(depth=5))
+    np.savez(tmp_path / "deep.npz", **deep)
+    before = VisionTransformer(PLAIN)
+    state = {name: value.clone() for name, value in before.state_dict().items()}
+    with pytest.raises(WeightsError, match=r"deep.npz holds Transformer/encoderblock_3/.* and 23 more arrays, which .* no place"):
+        load_pretrained(before, tmp_path / "deep.npz")
+    assert all(torch.equal(value, state[name]) for name, value in before.state_dict().items())
+    with pytest.raises(WeightsError, match=r"the state dict holds blocks.3.norm1.weight and 23 more"):
+        load_pretrained(before, VisionTransformer(PLAIN.replace(depth=5)).state_dict())
+
+
+@pytest.mark.parametrize("name", ["blocks.0.ls1.gamma", "register_tokens", "reg_token", "fc_norm.weight"])
+def test_what_the_model_has_no_place_for_is_named(name):
+    state = VisionTransformer(PLAIN).state_dict() | {name: torch.rand(32)}
+    with pytest.raises(WeightsError, match=f"holds {name}, which this model has no place for"):
+        load_pretrained(VisionTransformer(PLAIN), state)
+
+
+def test_an_array_of_google_s_that_nobody_knows_is_named(tmp_path):
+    np.savez(tmp_path / "odd.npz", **google_arrays(PLAIN), **{"conv_root/kernel": np.zeros(3, np.float32)})
+    with pytest.raises(WeightsError, match="odd.npz holds conv_root/kernel, which"):
+        load_pretrained(VisionTransformer(PLAIN), tmp_path / "odd.npz")
+
+
+def test_what_does_no_harm_is_passed_over():
+    extra = {name: torch.rand(2) for name in ("mask_token", "head_dist.weight", "pre_logits.fc.bias", "fc.weight")}
+    assert not load_pretrained(VisionTransformer(PLAIN), VisionTransformer(PLAIN).state_dict() | extra).fresh
