@@ -1,32 +1,125 @@
 """`python -m fgvc_lib COMMAND …`: what the library does, from the command line."""
 
-import dataclasses
 import sys
 from importlib import import_module
-from json import dumps
 from pathlib import Path
 
 import tyro
 
-from .config import active_experiment, project_path, runs_folder
-from .errors import DataError, FGVCError
+from .config import Experiment, active_experiment, runs_folder
+from .errors import ConfigError, DataError, FGVCError
 from .files import write_whole
 
-# Command: the function behind it, whose arguments tyro turns into options and whose result is printed; what it does.
-# Imported when called, since most of them take seconds to import.
+# What each command calls, and what its list says of it. tyro makes options of the function's arguments, and what it returns
+# is printed. The modules are imported when they are needed: some take seconds.
 COMMANDS = {
-    "report": ("report.build.build_report", "run every notebook and write build/report/index.html"),
+    "report": ("report.build.build_report", "run every notebook, and write build/report/index.html"),
     "train": ("cli.train", "train and test one model"),
-    "explain": ("cli.explain", "say what a trained model sees in photographs, with a picture for each"),
-    "ablate": ("cli.ablate", "run every variant of the ablation (hours on a CPU)"),
-    "rerun": ("cli.rerun", "train one variant again and hold the result against the record"),
-    "bench": ("cli.bench", "measure what part selection costs"),
+    "explain": ("cli.explain", "what a trained model sees in photographs, with a picture for each"),
+    "ablate": ("cli.ablate", "run every variant of the ablation"),
+    "rerun": ("cli.rerun", "train a variant again, and hold the result against the record"),
+    "bench": ("report.cost.measure_cost", "measure what part selection costs"),
     "draw": ("synthbirds.generate", "draw the built-in birds into a folder"),
-    "pretrain": ("experiments.pretrain.pretrain_model", "pre-train a model on the built-in birds (hours on a CPU)"),
+    "pretrain": ("experiments.pretrain.pretrain_model", "pre-train a model on built-in birds of other species"),
     "data": ("datasets.download.fetch_all", "fetch what profile `full` needs into data/"),
 }
 
 
-def train() -> str:
+def train(experiment: Experiment) -> str:
     """Train and test one model; its options start from the profile that PROFILE names."""
-    raise NotImplementedError
+    from .report.tables import readable, results_table
+    from .training import fit
+
+    run = fit(experiment)
+    return f"{readable(results_table({experiment.title: run})).to_string()}\nThe run is in {run.folder}"
+
+
+def ablate(dry_run: bool = False, ray: str | None = None) -> str:
+    """Run every variant of the ablation with five seeds (DATA=folder: those for photographs, with three); hours on a CPU.
+
+    What is done stays, what was interrupted goes on.
+
+    Args:
+        dry_run: only show the grid and what is done.
+        ray: run on this Ray cluster: "auto", "local", or an address.
+    """
+    from .experiments import ablation
+
+    variants, seeds, path = ablation.plan(active_experiment())
+    if not dry_run:
+        ablation.write_records(ablation.ablate(variants, seeds, ray), path)
+    done = ablation.progress(variants, seeds)
+    count = f"{(done != '').to_numpy().sum()} of {done.size} runs are done or under way in {runs_folder()}"
+    recorded = len(ablation.made(ablation.read_records(path))) if path.exists() else "none"
+    return f"{done.to_string()}\n{count}\nRecorded: {recorded} in {path}"
+
+
+def rerun(variant: str, seed: int = 0) -> str:
+    """Train a variant of the committed ablation again, as it is recorded, and hold the result against the record.
+
+    Args:
+        variant: its title or its key, such as "PSM mul" or psm_mul.
+        seed: the recorded run's.
+    """
+    from .experiments import ablation
+
+    base = active_experiment()
+    records = ablation.read_records(ablation.plan(base)[2])
+    run = ablation.rerun(records, variant, seed, base.data)
+    return f"{ablation.against_record(records, variant, seed, run)}\nThe run is in {run.folder}"
+
+
+def explain(photos: tuple[str, ...], run: str | None = None, out: Path = Path("explained"), json: bool = False) -> str:
+    """What a trained model says of photographs, and where it looked: a picture each, and predictions.csv, in a folder.
+
+    Args:
+        photos: files, folders or patterns such as 'photos/*.jpg'.
+        run: a variant of the report, such as "ViT, overlap", or a run's folder; "PSM mul" unless told.
+        out: the folder.
+        json: write predictions.json, too.
+    """
+    from .app.explain import explain_photographs, find_photos, named_run
+
+    chosen = named_run(run)
+    print(f"Run {chosen.folder.name}: {chosen.experiment.title}")
+    table = explain_photographs(find_photos(photos, out), chosen, out)
+    if json:
+        write_whole(out / "predictions.json", table.to_json(orient="records", indent=1))
+    shown = table[["photo", "prediction", "confidence", "remarks", "problem"]].head(20)
+    text = shown.to_string(index=False, formatters={"confidence": lambda value: "" if value != value else f"{value:.0%}"})
+    failed = int((table["problem"] != "").sum())
+    text += f"\n{len(table) - failed} of {len(table)} photographs explained; pictures and predictions.csv are in {out}"
+    if failed:
+        print(text)
+        raise DataError(
+            f"{failed} of {len(table)} photographs could not be read, see `problem` in {out / 'predictions.csv'}"
+        )
+    return text
+
+
+def main() -> None:
+    """Run a command; an error that a user can mend becomes one line and exit code 2."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    try:
+        if name in ("-h", "--help"):
+            lines = "".join(f"\n  {command:<10}{what}" for command, (_, what) in COMMANDS.items())
+            print(f"python -m fgvc_lib COMMAND …, with --help after it for its options. The commands:\n{lines}")
+            return
+        if name not in COMMANDS:
+            raise ConfigError(f"unknown command {name!r}: choose one of {', '.join(COMMANDS)}")
+        module, _, function = COMMANDS[name][0].rpartition(".")
+        print(_call(getattr(import_module(f".{module}", __package__), function), name, arguments))
+    except FGVCError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; training goes on from its last checkpoint when the same command is given again", file=sys.stderr)
+        sys.exit(130)
+
+
+def _call(function, name, arguments):
+    """The function's result, its arguments read from the command line: required ones by place, settings without prefix."""
+    prog, config = f"python -m fgvc_lib {name}", (tyro.conf.PositionalRequiredArgs, tyro.conf.OmitArgPrefixes)
+    if function is train:
+        return train(tyro.cli(Experiment, prog=prog, description=train.__doc__, default=active_experiment(), args=arguments))
+    return tyro.cli(function, prog=prog, args=arguments, config=config)

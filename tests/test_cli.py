@@ -1,4 +1,3 @@
-import subprocess
 import sys
 
 import nbformat
@@ -7,6 +6,7 @@ from conftest import write_cub
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from fgvc_lib import cli
+from fgvc_lib.cli import COMMANDS
 from fgvc_lib.errors import DataError
 from fgvc_lib.report.build import ReportError, build_report
 
@@ -16,9 +16,17 @@ def call(monkeypatch, *arguments):
     cli.main()
 
 
-def test_import_loads_no_torch():
-    code = "import sys, fgvc_lib; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_lists_its_options(monkeypatch, capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        call(monkeypatch, command, "--help")
+    assert stop.value.code == 0 and "--help" in capsys.readouterr().out
+
+
+def test_the_commands_are_listed(monkeypatch, capsys):
+    call(monkeypatch)
+    text = capsys.readouterr().out
+    assert all(f"  {command} " in text for command in COMMANDS)
 
 
 def test_train_prints_the_result(tiny, monkeypatch, capsys):
@@ -31,6 +39,9 @@ def test_train_prints_the_result(tiny, monkeypatch, capsys):
     ("arguments", "words"),
     [
         (("train", "--data", "/nowhere/at/all"), "the data folder /nowhere/at/all is missing"),
+        (("trian",), "unknown command 'trian': choose one of report, train"),
+        (("train", "--seed", "-1"), "error: seed is -1: it must be from 0 to"),
+        (("train", "--lr", "0"), "error: lr is 0.0: it must be above 0"),
         (("train", "--model", "vgg"), "unknown model 'vgg'"),
         (("train", "--dataset", "birds", "--data", "x"), "unknown dataset 'birds'"),
         (("train", "--fusion", "max"), "unknown fusion 'max'"),
