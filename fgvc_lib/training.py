@@ -74,9 +74,10 @@ def fit(experiment: Experiment, progress: bool = True, runs: Path | None = None)
     """Train, test, and keep the result in runs/<hash>/. A finished run is returned as it is, an interrupted one resumed.
 
     runs: another folder than the project's own to keep it in.
-    Raises DataError before training starts if data cannot be used, TrainingError, naming the step, if the loss is not
-    finite (the last checkpoint is kept), StorageError if the folder cannot be written or another process writes to it.
+    Raises DataError before training starts if data cannot be used, TrainingError if several processes are launched or,
+    naming the step, if the loss is not finite (the last checkpoint is kept), StorageError if the folder cannot be written or another process writes to it.
     """
+    _launched()
     train, test = open_splits(experiment)
     run = find_run(experiment, runs, train.fingerprint)
     if run.finished:
@@ -219,15 +220,21 @@ def _train(experiment, model, train, test, folder, progress):
     return state
 
 
-def _accelerator() -> Accelerator:
-    """Accelerate on this process alone, in float32: autocast is `_step`'s, so that no test runs in another precision.
+def _launched() -> dict[str, str]:
+    """What a launcher has left in the environment of this process.
 
-    Raises TrainingError where a launcher has started several processes; what is left of one in the environment is passed over.
+    Raises TrainingError where it has started several; a few of its variables without the others are no launch.
     """
     known = {name: os.environ[name] for name in (*RENDEZVOUS, *WORLDS) if name in os.environ}
     whole = all(name in known for name in RENDEZVOUS) or any(name in known for name in WORLDS[1:])
     if whole and any(known.get(name, "1") not in ("", "0", "1") for name in WORLDS):
         raise TrainingError("a launcher has started several processes, and training on several is not supported: start one")
+    return known
+
+
+def _accelerator() -> Accelerator:
+    """Accelerate on this process alone, in float32: autocast is `_step`'s, so that no test runs in another precision."""
+    known = _launched()
     for name in known:
         del os.environ[name]
     try:
