@@ -7,6 +7,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError
@@ -22,11 +23,12 @@ RANGES = {
     "stride": (1, 1024), "top_k": (1, 4096), "rank": (1, 1024), "dropout": (0, 1),
     "image_size": (1, 8192), "resize_size": (1, 8192), "batch_size": (1, 65_536), "steps": (1, 10**9),
     "warmup_steps": (0, 10**9), "lr": (0, 100), "momentum": (0, 1), "weight_decay": (0, 10), "clip_norm": (0, 10**6),
-    "label_smoothing": (0, 1), "seed": (0, 2**32 - 1), "log_every": (1, 10**9), "checkpoint_every": (1, 10**9),
-    "workers": (0, 256),
+    "head_lr": (0, 100), "epochs": (0, 10**6), "label_smoothing": (0, 1), "seed": (0, 2**32 - 1), "log_every": (1, 10**9),
+    "checkpoint_every": (1, 10**9), "workers": (0, 256),
 }  # fmt: skip
-OPEN = {"dropout": 1, "momentum": 1, "label_smoothing": 1, "lr": 0}  # the end of a range that is not part of it
-WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text", str | None: "text or None"}
+# The end of a range that is not part of it.
+OPEN = {"dropout": 1, "momentum": 1, "label_smoothing": 1, "lr": 0, "head_lr": 0}
+WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Experiment:
     profile: str = "quick"  # which sizes the built-in birds are drawn in
     dataset: str = "cub200"  # how to read the data folder, see datasets.DATASETS
     data: str = ""  # the data folder; "": the built-in birds of the profile, drawn when first needed
+    validation: bool = False  # hold back every fifth training image of a class and test on those: for choosing settings
     skip_broken: bool = False  # leave out images that cannot be decoded instead of stopping
 
     model: str = "vit_micro16"  # one of vit.PRESETS, "resnet18" or "efficientnet_lite0"
@@ -56,9 +59,11 @@ class Experiment:
     resize_size: int = 128  # pixels, both ways, before the crop to image_size
     batch_size: int = 8
     steps: int = 300  # optimiser steps, whatever the size of the data
+    epochs: float = 0.0  # above 0: steps is as many as that many passes over the training images take
     warmup_steps: int = 30  # linear, then cosine down to 0
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.01  # at its peak
+    head_lr: float | None = None  # of the classifier, at its peak; None: lr
     momentum: float = 0.9  # of sgd
     weight_decay: float = 0.0
     clip_norm: float = 1.0  # gradients are scaled down to this L2 norm; 0: they are left as they are
@@ -74,12 +79,15 @@ class Experiment:
 
     def __post_init__(self):
         for name, kind in get_type_hints(Experiment).items():
+            kind, *optional = get_args(kind) if get_origin(kind) is UnionType else [kind]
+            if optional and getattr(self, name) is None:
+                continue
             if kind is float and type(getattr(self, name)) is int:
                 object.__setattr__(self, name, float(getattr(self, name)))  # 1 and 1.0 name the same run
             _check(name, getattr(self, name), kind)
         if self.resize_size < self.image_size:
             raise ConfigError(f"resize_size {self.resize_size} is smaller than image_size {self.image_size}: no crop fits")
-        if self.warmup_steps > self.steps:
+        if self.warmup_steps > self.steps and not self.epochs:
             raise ConfigError(f"warmup_steps {self.warmup_steps} must lie between 0 and steps, {self.steps}")
 
     @property
@@ -101,6 +109,12 @@ class Experiment:
         if unknown := sorted(set(changes) - set(known)):
             raise ConfigError(f"an experiment has no option {', '.join(unknown)}: it has {', '.join(known)}")
         return dataclasses.replace(self, **changes)
+
+    def on(self, images: int) -> "Experiment":
+        """This experiment on a training set of that many images: `steps` says how many there are, `epochs` is used up."""
+        if not self.epochs:
+            return self
+        return self.replace(steps=max(1, round(self.epochs * images / self.batch_size)), epochs=0.0)
 
     def hash(self, *content: str) -> str:
         """12 hex digits that name the run; `content`: checksums of what it reads, such as the data and the weights.

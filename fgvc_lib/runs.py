@@ -1,13 +1,13 @@
 """A run is a folder: what training leaves behind, and how it is found again."""
 
-import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
-from .config import Experiment, project_path, runs_folder
+from .backbones import source_of, weights_checksum
+from .config import Experiment, runs_folder
 from .datasets import open_splits
 from .errors import DataError
 
@@ -70,13 +70,7 @@ def find_run(experiment: Experiment, runs: Path | None = None, fingerprint: str 
     fingerprint: of the data, where it is known already. Raises DataError for data that cannot be used.
     """
     fingerprint = fingerprint or open_splits(experiment)[0].fingerprint
-    return Run((runs or runs_folder()) / experiment.hash(fingerprint, weights_checksum(experiment)))
-
-
-def weights_checksum(experiment: Experiment) -> str:
-    """SHA-256 of the file of weights that the experiment starts from; "" where there is none."""
-    path = project_path(experiment.weights)
-    if not experiment.weights or not path.is_file():  # a missing file is `build_model`'s to report
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    content = [fingerprint, weights_checksum(experiment)]
+    if experiment.weights == "dinov2" or experiment.weights.startswith("timm:"):
+        content.append(repr(source_of(experiment)[1:]))  # the same file may be used with other pixels and positions
+    return Run((runs or runs_folder()) / experiment.hash(*content))

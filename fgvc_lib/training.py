@@ -24,16 +24,18 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from . import __version__
+from .backbones import source_of, weights_checksum, weights_file
 from .cnn import CNNS, efficientnet_lite0, resnet18
-from .config import Experiment, project_path
+from .config import Experiment
 from .datasets import ImageSet, eval_loader, open_splits, train_loader
 from .errors import ConfigError, DataError, StorageError, TrainingError
 from .files import write_whole
-from .runs import Run, find_run, weights_checksum
+from .runs import Run, find_run
 from .vit import PRESETS, VisionTransformer
 from .weights import load_pretrained
 
 MODELS = (*CNNS, *PRESETS)
+CLASSIFIERS = ("head", "fc", "_fc")  # the last layer's name in our ViT, torchvision's ResNet and EfficientNet-Lite
 MARGIN = 0.4  # TransFG, section 4.1: negatives closer than this cosine are pushed apart
 # What a launcher tells its processes; a group of them needs all of RENDEZVOUS.
 RENDEZVOUS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -58,7 +60,8 @@ def build_model(experiment: Experiment, num_classes: int) -> nn.Module:
         options = {name: getattr(experiment, name) for name in names}
         model = VisionTransformer(PRESETS[experiment.model].replace(num_classes=num_classes, **options))
     if experiment.weights:
-        load_pretrained(model, project_path(experiment.weights), experiment.init_last_block)
+        positions = source_of(experiment).positions
+        load_pretrained(model, weights_file(experiment), experiment.init_last_block, positions)
     return model
 
 
@@ -74,8 +77,9 @@ def fit(experiment: Experiment, progress: bool = True, runs: Path | None = None)
     """Train, test, and keep the result in runs/<hash>/. A finished run is returned as it is, an interrupted one resumed.
 
     runs: another folder than the project's own to keep it in.
-    Raises DataError before training starts if data cannot be used, TrainingError if several processes are launched or,
-    naming the step, if the loss is not finite (the last checkpoint is kept), StorageError if the folder cannot be written or another process writes to it.
+    Raises DataError before training starts if data cannot be used; TrainingError if several processes are launched or,
+    naming the step, if the loss is not finite (the last checkpoint is kept); StorageError if the folder cannot be written or
+    another process writes to it.
     """
     _launched()
     train, test = open_splits(experiment)
@@ -105,7 +109,7 @@ def _fit(experiment, run, train, test, progress):
     skipped = _check_images(train, test, experiment.skip_broken)
     write_whole(run.folder / "experiment.json", json.dumps(dataclasses.asdict(experiment), indent=1))
 
-    state = _train(experiment, model, train, test, run.folder, progress)
+    state = _train(experiment.on(len(train)), model, train, test, run.folder, progress)
 
     torch.manual_seed(experiment.seed)  # patches that are chosen at random are the same whenever the run is looked at
     predictions = evaluate(model, eval_loader(test, experiment))
@@ -155,11 +159,7 @@ def evaluate(model: nn.Module, loader: DataLoader) -> pd.DataFrame:
 def _train(experiment, model, train, test, folder, progress):
     """Optimise `model` in place, from the last checkpoint if there is one -> the state of the loop."""
     accelerator = _accelerator()
-    options = {"lr": experiment.lr, "weight_decay": experiment.weight_decay, "fused": True}
-    if experiment.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(model.parameters(), **options)
-    else:
-        optimizer = torch.optim.SGD(model.parameters(), momentum=experiment.momentum, **options)
+    optimizer = _optimizer(model, experiment)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, experiment))
     state = {"step": 0, "seconds": 0.0, "step_seconds": [], "history": []}
     checkpoint = folder / "checkpoint.pt"
@@ -218,6 +218,18 @@ def _train(experiment, model, train, test, folder, progress):
         recent, started = [], time.perf_counter()
     bar.close()
     return state
+
+
+def _optimizer(model, experiment):
+    """The experiment's optimiser, the classifier in a group of its own."""
+    named = list(model.named_parameters())
+    head = [parameter for name, parameter in named if name.split(".")[0] in CLASSIFIERS]
+    rest = [parameter for name, parameter in named if name.split(".")[0] not in CLASSIFIERS]
+    groups = [{"params": rest}, {"params": head, "lr": experiment.head_lr or experiment.lr}]
+    options = {"lr": experiment.lr, "weight_decay": experiment.weight_decay, "fused": True}
+    if experiment.optimizer == "adamw":
+        return torch.optim.AdamW(groups, **options)
+    return torch.optim.SGD(groups, momentum=experiment.momentum, **options)
 
 
 def _launched() -> dict[str, str]:

@@ -35,6 +35,7 @@ class ViTConfig:
     rank: int = 1  # of the approximation that fusion "lowrank" makes
     head: str = "cls"  # classify the class token, or "flatten": class and part tokens side by side
     dropout: float = 0.0
+    layer_scale: float | None = None  # initial value of LayerScale (Touvron et al. 2021, CaiT, section 2), as DINOv2 has it
 
     def __post_init__(self):
         if self.fusion is not None and self.fusion not in (*FUSIONS, RANDOM):
@@ -70,11 +71,14 @@ class ViTConfig:
         return dataclasses.replace(self, **changes)
 
 
-def _preset(patch_size, dim, depth, heads, mlp_dim):
-    return ViTConfig(patch_size=patch_size, stride=patch_size, dim=dim, depth=depth, heads=heads, mlp_dim=mlp_dim)
+def _preset(patch_size, dim, depth, heads, mlp_dim, layer_scale=None):
+    return ViTConfig(
+        patch_size=patch_size, stride=patch_size, dim=dim, depth=depth, heads=heads, mlp_dim=mlp_dim, layer_scale=layer_scale
+    )
 
 
 # ViT-B/L/H: Dosovitskiy et al. 2021, table 1. ViT-S and -Ti: Touvron et al. 2021 (DeiT), table 1. Micro: ours, for CPUs.
+# ViT-S/B/L with patches of 14: DINOv2 (Oquab et al. 2023), without register tokens.
 PRESETS = {
     "vit_b16": _preset(16, 768, 12, 12, 3072),
     "vit_b32": _preset(32, 768, 12, 12, 3072),
@@ -84,6 +88,9 @@ PRESETS = {
     "vit_s16": _preset(16, 384, 12, 6, 1536),
     "vit_ti16": _preset(16, 192, 12, 3, 768),
     "vit_micro16": _preset(16, 128, 8, 4, 512),
+    "vit_s14": _preset(14, 384, 12, 6, 1536, layer_scale=1e-5),
+    "vit_b14": _preset(14, 768, 12, 12, 3072, layer_scale=1e-5),
+    "vit_l14": _preset(14, 1024, 24, 16, 4096, layer_scale=1e-5),
 }
 
 
@@ -141,19 +148,30 @@ class Mlp(nn.Module):
         return F.dropout(self.fc2(x), self.dropout, self.training)
 
 
+class LayerScale(nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((cfg.dim,), cfg.layer_scale))
+
+    def forward(self, x):
+        return x * self.gamma  # one factor a channel
+
+
 class Block(nn.Module):
     def __init__(self, cfg):
         super().__init__()
         self.norm1 = nn.LayerNorm(cfg.dim, eps=1e-6)
         self.attn = Attention(cfg)
+        self.ls1 = LayerScale(cfg) if cfg.layer_scale else nn.Identity()
         self.norm2 = nn.LayerNorm(cfg.dim, eps=1e-6)
         self.mlp = Mlp(cfg)
+        self.ls2 = LayerScale(cfg) if cfg.layer_scale else nn.Identity()
 
     def forward(self, x):
         """(B, T, D) -> (B, T, D), and the attention's queries and keys."""
         update, q, k = self.attn(self.norm1(x))
-        x = x + update
-        return x + self.mlp(self.norm2(x)), q, k
+        x = x + self.ls1(update)
+        return x + self.ls2(self.mlp(self.norm2(x))), q, k
 
 
 class VisionTransformer(nn.Module):

@@ -7,7 +7,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -36,12 +36,15 @@ class LoadReport(NamedTuple):
         return "; ".join([*parts, f"left fresh: {', '.join(self.fresh) or 'none'}"])
 
 
-def load_pretrained(model: nn.Module, source, init_last_block: bool = False) -> LoadReport:
+def load_pretrained(
+    model: nn.Module, source, init_last_block: bool = False, positions: Literal["bilinear", "bicubic"] = "bilinear"
+) -> LoadReport:
     """Load weights into `model` in place.
 
     source: a path to Google's .npz, a .safetensors or a .pth / .pt file, or a state dict with timm's names.
     Position embeddings are resized on their grid; the classifier stays fresh where its shape differs or it is
-    missing. init_last_block: leave the last transformer layer fresh too, as TransFG's code does.
+    missing. init_last_block: leave the last transformer layer fresh too, as TransFG's code does. positions: how they are
+    resized, see `resize_pos_embed`.
     Raises WeightsError, naming the array, if another one is missing or has a wrong shape, if the checkpoint holds one that
     the model has no place for (unless it is HARMLESS), or if the file is damaged.
     """
@@ -60,7 +63,7 @@ def load_pretrained(model: nn.Module, source, init_last_block: bool = False) -> 
         elif value is None:
             raise WeightsError(f"{origin} has no array {_source_name(name, origin)}: it is not a checkpoint of this model")
         elif name == "pos_embed" and value.shape != target.shape and value.shape[-1] == target.shape[-1]:
-            chosen[name] = resize_pos_embed(value, model.cfg.grid)
+            chosen[name] = resize_pos_embed(value, model.cfg.grid, positions)
             report.resized.append(name)
         elif value.shape != target.shape:
             raise WeightsError(
@@ -77,14 +80,21 @@ def load_pretrained(model: nn.Module, source, init_last_block: bool = False) -> 
     return report
 
 
-def resize_pos_embed(pos_embed: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """(1, 1+n*n, D) -> (1, 1+rows*cols, D): bilinear on the grid, corners aligned, as the original ViT code does."""
+def resize_pos_embed(
+    pos_embed: torch.Tensor, grid: tuple[int, int], how: Literal["bilinear", "bicubic"] = "bilinear"
+) -> torch.Tensor:
+    """(1, 1+n*n, D) -> (1, 1+rows*cols, D), resized on the grid.
+
+    how: "bilinear", corners aligned, as Google's ViT code does; "bicubic", anti-aliased and corners not aligned, as DINOv2's
+    and timm's do. Raises WeightsError for patches that are not a square grid.
+    """
     token, patches = pos_embed[:, :1], pos_embed[:, 1:]
     side = round(patches.shape[1] ** 0.5)
     if side * side != patches.shape[1]:
         raise WeightsError(f"pos_embed holds {patches.shape[1]} patches, which are not a square grid")
     patches = patches.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    patches = F.interpolate(patches, size=grid, mode="bilinear", align_corners=True)
+    options = {"align_corners": True} if how == "bilinear" else {"antialias": True}
+    patches = F.interpolate(patches, size=grid, mode=how, **options)
     return torch.cat([token.float(), patches.flatten(2).transpose(1, 2)], dim=1)
 
 

