@@ -74,8 +74,9 @@ def fit(experiment: Experiment, progress: bool = True, runs: Path | None = None)
     """Train, test, and keep the result in runs/<hash>/. A finished run is returned as it is, an interrupted one resumed.
 
     runs: another folder than the project's own to keep it in.
-    Raises DataError before training starts if data cannot be used, TrainingError if several processes are launched or,
-    naming the step, if the loss is not finite (the last checkpoint is kept), StorageError if the folder cannot be written or another process writes to it.
+    Raises DataError before training starts if data cannot be used; TrainingError if several processes are launched or,
+    naming the step, if the loss is not finite (the last checkpoint is kept); StorageError if the folder cannot be written or
+    another process writes to it.
     """
     _launched()
     train, test = open_splits(experiment)
