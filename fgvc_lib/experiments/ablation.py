@@ -167,7 +167,7 @@ def against_record(records: pd.DataFrame, name: str, seed: int, run: Run) -> str
     spread = "Only one seed is recorded, which does not say how much a result varies."
     if len(accuracies) > 1:
         spread = (
-            f"The accuracies of the {len(accuracies)} recorded seeds have a standard deviation of {100 * accuracies.std():.1f} "
+            f"Over {len(accuracies)} recorded seeds the accuracy has a standard deviation of {100 * accuracies.std():.1f} "
             "points. Another machine or version of torch rounds otherwise, which amounts to another seed."
         )
     then = records[(records["variant"] == key) & (records["seed"] == seed)]
