@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from ..config import PROFILES, Experiment, project_path, runs_folder
+from ..datasets import open_splits
 from ..errors import ConfigError, DataError
 from ..files import write_whole
 from ..runs import Run, find_run
@@ -38,10 +39,15 @@ def jobs(variants: dict[str, Variant], seeds: Iterable[int] = SEEDS) -> dict[tup
 
 
 def progress(variants: dict[str, Variant], seeds: Iterable[int] = SEEDS) -> pd.DataFrame:
-    """One row per variant, by title, one column per seed: the test accuracy of a finished run, "under way", or ""."""
+    """One row per variant, by title, one column per seed: the test accuracy of a finished run, "under way", or "".
+
+    The variants must share their data, as those of `plan` do.
+    """
     table = pd.DataFrame("", index=[variant.title for variant in variants.values()], columns=list(seeds))
-    for (key, seed), experiment in jobs(variants, seeds).items():
-        run = find_run(experiment)
+    todo = jobs(variants, seeds)
+    fingerprint = open_splits(next(iter(todo.values())))[0].fingerprint  # once: it takes reading the data
+    for (key, seed), experiment in todo.items():
+        run = find_run(experiment, fingerprint=fingerprint)
         if run.finished:
             table.loc[variants[key].title, seed] = f"{run.correct.mean():.1%}"
         elif run.folder.exists():
