@@ -8,9 +8,9 @@ import pytest
 
 from fgvc_lib.experiments.ablation import read_records
 from fgvc_lib.experiments.statistics import summary
-from fgvc_lib.report.claims import PLAIN
+from fgvc_lib.experiments.variants import REFERENCE, title_of
 from fgvc_lib.report.results import results_page
-from fgvc_lib.report.tables import readable_summary
+from fgvc_lib.report.tables import readable
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,10 +36,10 @@ def test_results_and_claims(records, lang, claim):
 
 
 def test_the_readme_s_accuracies(records):
-    found = readable_summary(summary(records, PLAIN))
+    found = readable(summary(records, REFERENCE), "summary")
     shown = table((ROOT / "README.md").read_text(encoding="utf-8"), "model")
     assert len(shown) == 10
     for name, *cells in shown:
         name = "PSM random" if name.startswith("control") else name
         wanted = found.loc[name].drop(["seeds", "calibration error"]).to_list()
-        assert cells == (wanted[:2] + ["–"] * 4 if name == PLAIN else wanted), name
+        assert cells == (wanted[:2] + ["–"] * 4 if name == title_of(REFERENCE) else wanted), name
