@@ -10,7 +10,7 @@ from fgvc_lib.errors import DataError
 from fgvc_lib.experiments.variants import REFERENCE, ablation_variants, photo_variants
 from fgvc_lib.part_selection import FUSIONS
 from fgvc_lib.report.claims import claims, controls, gradients, pretraining, selections
-from fgvc_lib.report.results import results_page
+from fgvc_lib.report.results import PAGES, results_pages
 from fgvc_lib.report.tables import markdown, readable
 
 SEEDS, IMAGES = 5, 300
@@ -54,6 +54,11 @@ def found():
 @pytest.fixture(scope="module")
 def photos():
     return records(PHOTO_RATES)
+
+
+@pytest.fixture(scope="module")
+def pages(found, photos):
+    return results_pages(found, photos, COST)
 
 
 def test_verdicts_follow_the_intervals(found):
@@ -114,8 +119,8 @@ def test_hits_go_with_right_answers(found):
     assert len(gradients(found)) == len(RATES)
 
 
-def test_the_page_is_made_of_the_records(found, photos):
-    text = results_page(found, photos, COST)
+def test_the_page_is_made_of_the_records(pages, photos):
+    text = pages["RESULTS.md"]
     assert "| PSM mul |" in text and "5 seeds a row" in text and "300 test images" in text
     table = pretraining(photos)
     assert [f"{key}_scratch" for key in table.index] == [key for key in PHOTO_RATES if key.endswith("_scratch")]
@@ -123,8 +128,8 @@ def test_the_page_is_made_of_the_records(found, photos):
     assert markdown(readable(table, "pretraining")).count("\n") == len(table) + 1
 
 
-def test_the_chinese_page_has_the_same_numbers_and_no_english_words(found, photos):
-    english, text = results_page(found, photos, COST), results_page(found, photos, COST, "zh-CN")
+def test_the_chinese_page_has_the_same_numbers_and_no_english_words(pages):
+    english, text = (pages[file] for file in PAGES.values())
     numbers = re.compile(r"[+-]?\d+\.\d")
     tables = [[numbers.findall(line) for line in one.splitlines() if line.startswith("|")] for one in (english, text)]
     assert tables[0] == tables[1] and len(tables[0]) > 30

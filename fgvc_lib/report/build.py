@@ -17,8 +17,8 @@ from ..datasets import open_splits
 from ..errors import FGVCError
 from ..experiments.ablation import plan, read_records
 from ..files import write_whole
-from .results import results_page
-from .site import TEXTS, write_site
+from .results import results_pages
+from .site import write_site
 
 
 class ReportError(FGVCError):
@@ -67,9 +67,8 @@ def _write_results(records):
         print(f"RESULTS.md stays as it is: {', '.join(missing)} is missing")
         return
     cost = pd.DataFrame(json.loads(step.read_text())["rows"])
-    for text in TEXTS:
-        page = results_page(read_records(records), read_records(photos), cost, text.lang)
-        write_whole(project_path(text.file), page)
+    for file, page in results_pages(read_records(records), read_records(photos), cost).items():
+        write_whole(project_path(file), page)
 
 
 def _execute(path, notebook, bar):

@@ -84,13 +84,12 @@ def selections(records: pd.DataFrame) -> pd.DataFrame:
     part is hit), each with _low and _high (95 %) and _chance, that of as many patches drawn at random; gain, gain_low,
     gain_high: by how much more often a hit goes with a right answer than a miss does. All in 0..1.
     """
-    found = {}
-    for key in records["variant"].unique():
-        of = records[records["variant"] == key]
-        if "selected_part" in of and of["selected_part"].notna().any():
-            found[key] = _means(records, key, "selected_", ("bird", "bird_chance", "part", "part_chance"))
-            found[key] |= _named("gain", _gain(records, key))
-    return pd.DataFrame.from_dict(found, orient="index")
+    if "selected_part" not in records:
+        return pd.DataFrame()
+    selecting = records["variant"].isin(records.loc[records["selected_part"].notna(), "variant"])
+    names = ("selected_bird", "selected_bird_chance", "selected_part", "selected_part_chance")
+    table = _means(records[selecting], names)
+    return table.join(pd.DataFrame({key: _named("gain", _gain(records, key)) for key in table.index}).T)
 
 
 def _gain(records, key):
@@ -111,16 +110,17 @@ def gradients(records: pd.DataFrame) -> pd.DataFrame:
     map_discriminative (of that, on the discriminative parts), each with _low and _high (95 %), and all but the first with
     _chance, that of an even map.
     """
-    columns = ("peak", "box", "box_chance", "part", "part_chance", "discriminative", "discriminative_chance")
-    found = {key: _means(records, key, "map_", columns) for key in records["variant"].unique()}
+    shares = ("map_box", "map_part", "map_discriminative")
+    return _means(records, ("map_peak", *shares, *(f"{share}_chance" for share in shares)))
+
+
+def _means(records, columns):
+    """The mean of each column with its interval, one row per variant."""
+    found = {key: {} for key in records["variant"].unique()}
+    for key, means in found.items():
+        for column in columns:
+            means |= _named(column, interval(values_of(records, key, column)))
     return pd.DataFrame.from_dict(found, orient="index")
-
-
-def _means(records, key, prefix, columns):
-    found = {}
-    for column in columns:
-        found |= _named(prefix + column, interval(values_of(records, key, prefix + column)))
-    return found
 
 
 def _named(name, estimate):

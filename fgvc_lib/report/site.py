@@ -3,7 +3,6 @@
 import copy
 import datetime
 from pathlib import Path
-from typing import NamedTuple
 
 from bs4 import BeautifulSoup
 from jinja2 import Environment, FunctionLoader
@@ -20,26 +19,10 @@ TITLES = {"en": "Telling apart birds that differ in an eye-ring", "zh-CN": "如�
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
-class Chapter(NamedTuple):
-    """A notebook's page: its first heading, and the paragraph below it, which is the question that it answers."""
-
-    page: str
-    title: str
-    question: str
-
-
-class Text(NamedTuple):
-    """A page of text beside the chapters."""
-
-    file: str  # in the project
-    page: str
-    lang: str
-    name: str  # in the index
-
-
+# Pages of text beside the chapters: the file in the project, its page, its language and its name in the index.
 TEXTS = (
-    Text("RESULTS.md", "results.html", "en", "Results"),
-    Text("RESULTS.zh-CN.md", "results.zh-CN.html", "zh-CN", "结果"),
+    {"file": "RESULTS.md", "page": "results.html", "lang": "en", "name": "Results"},
+    {"file": "RESULTS.zh-CN.md", "page": "results.zh-CN.html", "lang": "zh-CN", "name": "结果"},
 )
 
 
@@ -47,26 +30,26 @@ def write_site(folder: Path, notebooks: dict[Path, NotebookNode], experiment: Ex
     """Write one page per notebook, the pages of results if `texts`, and index.html into `folder`; return the index."""
     chapters = [_chapter(path, notebook) for path, notebook in notebooks.items()]
     exporter = HTMLExporter(template_name="basic", embed_images=True)
-    for chapter, notebook, before, after in zip(
-        chapters, notebooks.values(), [None, *chapters[:-1]], [*chapters[1:], None], strict=True
-    ):
+    around = [None, *chapters, None]
+    for place, (chapter, notebook) in enumerate(zip(chapters, notebooks.values(), strict=True)):
         body, _ = exporter.from_notebook_node(_on_paper(notebook))
-        write_whole(folder / chapter.page, _page(chapter.title, body, before=before, after=after))
-    written = [text for text in TEXTS if texts and project_path(text.file).is_file()]
+        write_whole(folder / chapter["page"], _page(body, **chapter, before=around[place], after=around[place + 2]))
+    written = [text for text in TEXTS if texts and project_path(text["file"]).is_file()]
     for text in written:
-        body = project_path(text.file).read_text(encoding="utf-8")
+        body = project_path(text["file"]).read_text(encoding="utf-8")
         for other in TEXTS:
-            body = body.replace(f"]({other.file})", f"]({other.page})")
-        body = markdown2html(body)
-        write_whole(folder / text.page, _page(f"{text.name}: {TITLES[text.lang]}", body, text.lang))
-    write_whole(folder / "index.html", _page(TITLES["en"], _index(chapters, written, experiment)))
+            body = body.replace(f"]({other['file']})", f"]({other['page']})")
+        title = f"{text['name']}: {TITLES[text['lang']]}"
+        write_whole(folder / text["page"], _page(markdown2html(body), title=title, lang=text["lang"]))
+    write_whole(folder / "index.html", _page(_index(chapters, written, experiment), title=TITLES["en"]))
     return folder / "index.html"
 
 
 def _chapter(path, notebook):
+    """A notebook's page, its first heading, and the paragraph below it, which is the question that it answers."""
     heading, *paragraphs = notebook.cells[0].source.split("\n\n")
     question = paragraphs[0].replace("**", "") if paragraphs else ""
-    return Chapter(f"{path.stem}.html", heading.splitlines()[0].lstrip("# "), question)
+    return {"page": f"{path.stem}.html", "title": heading.splitlines()[0].lstrip("# "), "question": question}
 
 
 def _on_paper(notebook):
@@ -97,7 +80,7 @@ def _section(file, heading):
     return markdown2html(heading + text.split(heading, 1)[1].split("\n## ", 1)[0])
 
 
-def _page(title, body, lang="en", before=None, after=None):
+def _page(body, lang="en", **values):
     """A whole page; tables scroll by themselves, and a list of the sections, where there are some, follows the title."""
     soup = BeautifulSoup(body, "html.parser")
     for table in soup.find_all("table"):
@@ -110,8 +93,7 @@ def _page(title, body, lang="en", before=None, after=None):
     if len(headings) > 2 and (first := soup.find("h1")):
         first.insert_after(BeautifulSoup(_render("contents.html", headings=headings), "html.parser"))
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("friendly", "monokai"))
-    links = {"lang": lang, "before": before, "after": after}
-    return _render("page.html", title=title, body=str(soup), highlight=light, highlight_dark=dark, **links)
+    return _render("page.html", body=str(soup), lang=lang, highlight=light, highlight_dark=dark, **values)
 
 
 def _render(name, **values):
