@@ -72,6 +72,14 @@ def test_small_p_values_and_the_reference_in_a_summary():
 def test_columns_of_a_table_have_headers_of_their_own(kind, lang):
     headers = [words_in(lang).text["columns"][column].strip() for column in layouts()[kind]]
     assert len(set(headers)) == len(headers)
+    styles = {style for style, *_ in layouts()[kind].values()} - {"measured", "comparison"}
+    assert styles <= words_in(lang).text["formats"].keys()
+
+
+def test_means_of_localise_are_readable():
+    columns = ["map_peak", *(f"map_{of}{end}" for of in ("box", "part", "discriminative") for end in ("", "_chance"))]
+    text = readable(pd.DataFrame(0.25, index=["Grad-CAM"], columns=columns), "maps")
+    assert text.loc["Grad-CAM"].tolist() == ["25.0%"] * 7
 
 
 def placeholders(text):
