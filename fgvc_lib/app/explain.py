@@ -134,7 +134,7 @@ def _complete(row: Explanation, insight: Insight, model: nn.Module, names: list[
         row.parts = parts.tolist()
         marked = pictures.marked(insight.picture, parts, cfg.grid[1], cfg.patch_size, cfg.stride, cfg.top_k)
         fused = pictures.overlay(insight.picture, attention_map(scores, cfg.grid), cfg.patch_size, cfg.stride)
-        shown |= {"selected patches, a number a head": marked, f"attention fused by {rule}": fused}
+        shown = {"selected patches, a number a head": marked, f"attention fused by {rule}": fused}
     shown["input gradient"] = pictures.heat(insight.gradient)
     sheet = pictures.in_a_row([*shown.values()], [*shown], f"{row.prediction}, {row.confidence:.0%} sure")
     write_whole(Path(row.picture), pictures.jpeg(sheet))
