@@ -102,7 +102,7 @@ def test_tables_say_what_diagnostic_says(smoke):
         for b in species
         if a.genus == b.genus and a is not b
         for name in diagnostic(a, b)
-        for part in ATTRIBUTES[name][0]
+        for part in ATTRIBUTES[name]["parts"]
     ]
     assert found == wanted and wanted
 
@@ -204,8 +204,8 @@ def test_siblings_differ_only_near_the_diagnostic_parts():
         if a.genus != b.genus:
             continue
         (one, _, here), (two, _, there) = (draw(s, np.random.default_rng(seed), size) for s in (a, b))
-        parts = [part for name in diagnostic(a, b) for part in ATTRIBUTES[name][0]]
-        if not all(any(here[p][2] for p in ATTRIBUTES[name][0]) for name in diagnostic(a, b)):
+        parts = [part for name in diagnostic(a, b) for part in ATTRIBUTES[name]["parts"]]
+        if not all(any(here[p][2] for p in ATTRIBUTES[name]["parts"]) for name in diagnostic(a, b)):
             continue  # behind a twig or outside
         changed = np.abs(one.astype(int) - two).max(2) > 8
         near = np.zeros_like(changed)

@@ -5,6 +5,7 @@ import hashlib
 import html
 import io
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -29,13 +30,7 @@ if TYPE_CHECKING:
 
 CNN = "resnet18"  # its gradient stands beside every model's
 UPLOAD_LIMIT = 30_000_000  # bytes; a larger file still has to arrive for its sender to be told, see MESSAGE in the Makefile
-STYLE = """<style>
-.looks {display: flex; flex-wrap: wrap; gap: 1rem; line-height: 1.4} .looks section {flex: 1 1 20rem; min-width: 0}
-.looks .pictures {display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .5rem}
-.looks figure {margin: 0} .looks img {width: 100%; height: auto; display: block} .looks figcaption {font-size: .8rem}
-.looks ol {display: flex; flex-wrap: wrap; gap: .5rem; list-style: none; padding: 0; margin: .5rem 0}
-.looks li {width: 6.5rem; font-size: .8rem} .looks h3 {margin: .2rem 0}
-</style>"""
+STYLE = Path(__file__).with_name("explorer.css").read_text()
 
 
 class Settings(NamedTuple):
@@ -95,7 +90,7 @@ class Explorer:
     def page(self, keys: list[str], photo: int | str, **settings) -> str:
         """HTML of one photograph as the variants `keys` see it, side by side; settings: see `Settings`."""
         sections = [self._section(key, photo, Settings(**settings)) for key in keys]
-        return f'{STYLE}<div class="looks">{"".join(sections)}</div>'
+        return f'<style>{STYLE}</style><div class="looks">{"".join(sections)}</div>'
 
     def _section(self, key, photo, settings):
         insight, title = self.insight(key, photo), html.escape(self.variants[key].title)
@@ -170,7 +165,7 @@ class Explorer:
         cfg, names = self.model(key).cfg, {1: [], 0: [], None: []}  # hit, missed, not visible
         patches = patch_boxes(np.arange(cfg.grid[0] * cfg.grid[1]), cfg.grid[1], cfg.patch_size, cfg.stride)
         for attribute in attributes:
-            places = self.points[photo, [self.test.part_names.index(part) for part in ATTRIBUTES[attribute].parts]]
+            places = self.points[photo, [self.test.part_names.index(part) for part in ATTRIBUTES[attribute]["parts"]]]
             hit = selection_hits(parts[None], patches, np.zeros((1, 4)), places[None])["part"][0]
             names[None if np.isnan(hit) else int(hit)].append(attribute)
         said = [f"{verb} {_and(names[hit])}" for verb, hit in (("hit", 1), ("miss", 0)) if names[hit]]

@@ -126,7 +126,7 @@ def _write_tables(root, sizes, species, tasks, rows):
                            *[(s.index + 1, s.name, s.genus, *dict(s.attributes).values()) for s in species]],
         "diagnostic_parts.csv": [("class_id", "sibling_id", "attribute", "part_id", "part_name"),
                                  *[(a.index + 1, b.index + 1, name, PARTS.index(part) + 1, part) for a, b in siblings
-                                   for name in diagnostic(a, b) for part in ATTRIBUTES[name].parts]],
+                                   for name in diagnostic(a, b) for part in ATTRIBUTES[name]["parts"]]],
     }
     for name, table in tables.items():
         separator = "," if name.endswith(".csv") else " "

@@ -20,13 +20,6 @@ class Sizes(NamedTuple):
     image_size: int = 224   # pixels, both ways
 
 
-class Attribute(NamedTuple):
-    """Something in which species differ."""
-
-    parts: tuple[str, ...]   # that it touches
-    values: dict[str, str]   # value: first name of a species that has it unlike its genus; the plain value stands first
-
-
 class Genus(NamedTuple):
     """What the species of a genus share, and the species themselves."""
 
@@ -51,9 +44,9 @@ TABLES = tomllib.loads(Path(__file__).with_name("birds.toml").read_text(encoding
 SIZES = {"smoke": Sizes(2, 2, 6, 4, 112), "quick": Sizes(4, 6, 15, 20), "full": Sizes(25, 8, 30, 30)}
 WORLDS = ("benchmark", "pretrain")
 PARTS = tuple(TABLES["parts"])
-ATTRIBUTES = {name: Attribute(tuple(row["parts"]), row["values"]) for name, row in TABLES["attributes"].items()}
+ATTRIBUTES = TABLES["attributes"]    # in which species differ: the parts that each touches, and its values
 OUTLINES = {name: np.array([complex(*point) for point in points]) for name, points in TABLES["outlines"].items()}
-MAX_SPECIES = 1 + sum(len(attribute.values) - 1 for attribute in ATTRIBUTES.values())
+MAX_SPECIES = 1 + sum(len(attribute["values"]) - 1 for attribute in ATTRIBUTES.values())
 
 
 def known_sizes(sizes: str | Sizes) -> Sizes:
@@ -124,9 +117,9 @@ def _looks(rng, genus):
     that change, half of them with a second one."""
     base = {}
     for name, attribute in ATTRIBUTES.items():
-        plain, pick = rng.random() < 0.6, rng.integers(len(attribute.values))
-        base[name] = list(attribute.values)[0 if plain else pick]
-    changes = [(name, value) for name in base for value in ATTRIBUTES[name].values if value != base[name]]
+        plain, pick = rng.random() < 0.6, rng.integers(len(attribute["values"]))
+        base[name] = list(attribute["values"])[0 if plain else pick]
+    changes = [(name, value) for name in base for value in ATTRIBUTES[name]["values"] if value != base[name]]
     changes = [changes[i] for i in rng.permutation(len(changes))]
     species = [(f"Common_{genus}", base)]
     for name, value in changes:
@@ -135,5 +128,5 @@ def _looks(rng, genus):
         apart = {sum(both[a] != sibling[a] for a in base) for _, sibling in species}
         if rng.random() < 0.5 and other != name and apart <= {1, 2, 3}:
             look = both
-        species.append((f"{ATTRIBUTES[name].values[value]}_{genus}", look))
+        species.append((f"{ATTRIBUTES[name]['values'][value]}_{genus}", look))
     return species
