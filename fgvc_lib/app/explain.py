@@ -14,8 +14,8 @@ from torch import nn
 from tqdm import tqdm
 
 from ..config import Experiment, active_experiment, runs_folder
-from ..datasets import class_title, normalisation, open_splits
-from ..datasets.photographs import SUFFIXES, read_photograph
+from ..datasets import class_title, normalisation, open_splits, read_photograph, view
+from ..datasets.photographs import SUFFIXES
 from ..errors import ConfigError, DataError
 from ..experiments.variants import report_variants
 from ..files import write_whole
@@ -23,7 +23,7 @@ from ..part_selection import select
 from ..runs import Run, find_run
 from ..training import load_model
 from . import pictures
-from .insight import Insight, attention_map, look_into, view
+from .insight import Insight, attention_map, look_into
 
 
 @dataclass

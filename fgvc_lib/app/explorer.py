@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..config import Experiment
-from ..datasets import class_title, normalisation, open_splits
-from ..datasets.geometry import part_points, patch_boxes
-from ..datasets.photographs import read_photograph
+from ..datasets import class_title, normalisation, open_splits, part_points, patch_boxes, read_photograph, view
 from ..errors import DataError
 from ..experiments.localisation import selection_hits
 from ..experiments.variants import report_variants
@@ -23,7 +21,7 @@ from ..synthbirds.species import ATTRIBUTES
 from ..training import load_model
 from ..vit import PRESETS
 from . import pictures
-from .insight import Insight, attention_map, look_into, view
+from .insight import Insight, attention_map, look_into
 
 if TYPE_CHECKING:
     import ipywidgets

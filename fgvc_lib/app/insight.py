@@ -5,11 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
-from ..config import Experiment
-from ..datasets.views import build_transform
 from ..saliency import input_gradient
 from ..vit import VisionTransformer
 from .pictures import to_picture
@@ -59,8 +56,3 @@ def attention_map(values: torch.Tensor, grid: tuple[int, int], head: int | None 
     """Attention (K, N) of the heads to the patches -> (rows, cols): the shares of one head, or the mean of all."""
     shares = values / values.sum(-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
     return (shares.mean(0) if head is None else shares[head]).unflatten(0, grid).numpy()
-
-
-def view(photograph: Image.Image, experiment: Experiment) -> torch.Tensor:
-    """An RGB photograph -> the test-time view (3, S, S) of it."""
-    return build_transform(experiment, train=False)(photograph)

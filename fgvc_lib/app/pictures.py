@@ -5,7 +5,6 @@ from functools import cache
 
 import matplotlib
 import numpy as np
-import torch
 from matplotlib.font_manager import fontManager
 from PIL import Image, ImageDraw, ImageFont
 
@@ -14,12 +13,6 @@ from ..report.plots import COLOURS, HEAT
 SIZE = 320  # pixels, both ways
 # For names of classes in Chinese, which the usual font has no letters for; the first that is installed is used.
 CJK = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "PingFang SC", "Microsoft YaHei")
-
-
-def to_picture(image: torch.Tensor, normalisation: tuple) -> np.ndarray:
-    """A normalised image (3, H, W) -> (H, W, 3) floats in 0..1; `normalisation` as `datasets.normalisation` gives it."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in normalisation)
-    return (image * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
 
 
 def photograph(picture: np.ndarray) -> Image.Image:
