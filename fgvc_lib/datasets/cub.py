@@ -1,13 +1,13 @@
 """CUB-200-2011 from its official files, and any folder in its layout."""
 
-import hashlib
+import csv
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..errors import ConfigError, DataError
-from .image_set import ImageSet
+from ..errors import DataError
+from .image_set import Entry, ImageSet, one_split
 
 
 class CUB200(ImageSet):
@@ -20,8 +20,6 @@ class CUB200(ImageSet):
 
     def __init__(self, root, split="train", transform=None):
         root = Path(root)
-        if split not in ("train", "test"):
-            raise ConfigError(f"unknown split {split!r}: choose train or test")
         if not root.is_dir() or not any(root.iterdir()):
             state = "empty" if root.is_dir() else "missing"
             raise DataError(f"the data folder {root} is {state}: `make data` fetches CUB-200-2011, or name another folder")
@@ -41,20 +39,11 @@ class CUB200(ImageSet):
             names = ", ".join(classes[c] for c in sorted(untrained)[:5])
             raise DataError(f"{root / 'train_test_split.txt'} leaves these classes without training images: {names}")
 
-        files = {image_id: root / "images" / path for image_id, path in paths.items()}
-        for image_id, file in files.items():
-            if not file.is_file():
-                raise DataError(f"{root / 'images.txt'}: image {image_id} has no file {file}")
-        ids = [i for i in paths if bool(training[i]) == (split == "train")]
-        fingerprint = hashlib.sha256()
-        for name in ("images.txt", "image_class_labels.txt", "train_test_split.txt", "synthbirds.json"):
-            fingerprint.update((root / name).read_bytes() if (root / name).exists() else b"")
-        # Sizes tell a changed image at once and without reading it.
-        fingerprint.update(",".join(str(file.stat().st_size) for file in files.values()).encode())
-        super().__init__(
-            [files[i] for i in ids], [position[label_of[i]] for i in ids], classes.values(), transform,
-            ids, fingerprint=fingerprint.hexdigest(),
-        )  # fmt: skip
+        entries = [
+            Entry(image_id, "train" if training[image_id] else "test", position[label_of[image_id]], root / "images" / path)
+            for image_id, path in paths.items()
+        ]
+        super().__init__(**one_split(root, split, entries, [*classes.values()]), transform=transform)
         self._read_annotations(root, list(classes))
 
     def _read_annotations(self, root, class_ids):
@@ -77,10 +66,9 @@ class CUB200(ImageSet):
                 if image_id in row_of:
                     self.parts[row_of[image_id], column[part_id]] = x, y, visible
             if (root / "diagnostic_parts.csv").exists():
-                rows = pd.read_csv(root / "diagnostic_parts.csv")
+                pairs = _read_pairs(root / "diagnostic_parts.csv", class_id=class_ids, part_id=[*names])
                 self.diagnostic = np.zeros((len(self.classes), len(names)), dtype=bool)
-                places = pd.Index(class_ids).get_indexer(rows["class_id"]), pd.Index(column).get_indexer(rows["part_id"])
-                self.diagnostic[places] = True
+                self.diagnostic[tuple(zip(*pairs, strict=True))] = True
 
 
 def _read(path, *types):
@@ -98,6 +86,20 @@ def _read(path, *types):
             raise DataError(f"{path}, line {number}: {line.strip()[:80]!r} does not read as '{shape}'") from None
     if not rows:
         raise DataError(f"{path} is empty: it must list one entry a line")
+    return rows
+
+
+def _read_pairs(path, **known):
+    """For each line of a table, the places of its ids among the known ones; known: ids by column."""
+    places = {column: {str(number): place for place, number in enumerate(ids)} for column, ids in known.items()}
+    rows = []
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        for row in reader:
+            for column in known:
+                if row.get(column) not in places[column]:
+                    raise DataError(f"{path}, line {reader.line_num}: there is no {column} {row.get(column)!r}")
+            rows.append([places[column][row[column]] for column in known])
     return rows
 
 

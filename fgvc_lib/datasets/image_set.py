@@ -2,31 +2,49 @@
 
 import os
 import re
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from pathlib import Path
+from typing import NamedTuple
 
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
+from .fingerprint import fingerprint
+from .photographs import read_photograph
+
+SPLITS = ("train", "test")
 
 
 class ImageSet(Dataset):
     """Images with labels; item i is (image as RGB, after the transform, label).
 
-    classes: C names. paths, labels (0-based), ids: one an image. boxes: (n, 4) x y width height in pixels, or None.
+    classes: C names. paths, labels (0-based), ids: one for each image. boxes: (n, 4) x y width height in pixels, or None.
     parts: (n, P, 3) x y visible in pixels, or None; part_names: P names. diagnostic: (C, P) bool, whether a part tells
-    a class from one that looks like it, or None. attributes: a row a class, what it looks like in words, or None.
-    fingerprint: checksum of what both splits hold; a run is found by it.
+    a class from one that looks like it, or None. attributes: one row per class, what it looks like in words, or None.
+    origin: folder and split that the images come from.
     """
 
     boxes = parts = diagnostic = attributes = None
     part_names = ()
 
-    def __init__(self, paths, labels, classes, transform=None, ids=None, *, fingerprint):
+    def __init__(
+        self,
+        paths: Iterable[Path],
+        labels: Iterable[int],
+        classes: Iterable[str],
+        transform: Callable | None = None,
+        ids: Iterable[int] | None = None,
+        *,
+        fingerprint: str | Callable[[], str] = "",
+        origin: str = "",
+    ):
         self.paths, self.labels, self.classes = list(paths), list(labels), list(classes)
         self.ids = list(range(1, len(self.paths) + 1)) if ids is None else list(ids)
-        self.transform, self.fingerprint = transform, fingerprint
+        self.transform, self.origin, self._fingerprint = transform, origin, fingerprint
 
     def __len__(self):
         return len(self.paths)
@@ -35,15 +53,23 @@ class ImageSet(Dataset):
         image = self.load(index)
         return (self.transform(image) if self.transform else image), self.labels[index]
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Checksum of what both splits hold; a run is found by it. Raises DataError for images that cannot be read."""
+        return self._fingerprint() if callable(self._fingerprint) else self._fingerprint
+
+    @property
+    def upright(self) -> bool:
+        """Whether photographs are turned as their EXIF data says: not where boxes or parts count the files' own pixels."""
+        return self.boxes is None and self.parts is None
+
     def load(self, index: int) -> Image.Image:
-        """The photograph as RGB, whatever it was (grey, CMYK, palette), and upright, unless it has boxes or parts: those
-        count the file's own pixels. Raises DataError if it cannot be decoded."""
+        """The photograph as RGB, see `read_photograph`. Raises DataError if it cannot be decoded."""
         try:
-            with Image.open(self.paths[index]) as image:
-                upright = ImageOps.exif_transpose(image) if self.boxes is None and self.parts is None else image
-                return upright.convert("RGB")
-        except Exception as error:  # Pillow's decoders raise of every kind
-            raise DataError(f"cannot decode the image {self.paths[index]} ({error}): replace it or skip it") from error
+            return read_photograph(self.paths[index], "it", self.upright)[0]
+        except DataError as error:
+            reason = error.__cause__ or error
+            raise DataError(f"cannot decode the image {self.paths[index]} ({reason}): replace it or skip it") from error
 
     def sizes(self) -> list[tuple[int, int]]:
         """(width, height) of each photograph in pixels, from the files' headers."""
@@ -70,6 +96,37 @@ class ImageSet(Dataset):
         for name in ("boxes", "parts"):
             if getattr(self, name) is not None:
                 setattr(self, name, getattr(self, name)[keep])
+
+
+class Entry(NamedTuple):
+    """An image of a data folder; the label is 0-based."""
+
+    id: int
+    split: str
+    label: int
+    path: Path
+
+
+def one_split(root: Path, split: str, entries: Sequence[Entry], classes: Sequence[str]) -> dict:
+    """What `ImageSet` takes for one split of a data folder whose two splits hold `entries`, with the fingerprint of both.
+
+    Raises ConfigError for a split that is neither train nor test, and DataError, naming it, for a file that is not there.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"unknown split {split!r}: choose train or test")
+    for entry in entries:
+        if not entry.path.is_file():
+            raise DataError(f"{root}: image {entry.id} has no file {entry.path}: restore it or take it out of the set")
+    chosen = [entry for entry in entries if entry.split == split]
+    both = [(entry.id, entry.split, classes[entry.label], entry.path) for entry in entries]
+    return {
+        "paths": [entry.path for entry in chosen],
+        "labels": [entry.label for entry in chosen],
+        "classes": classes,
+        "ids": [entry.id for entry in chosen],
+        "fingerprint": partial(fingerprint, root, both, classes),
+        "origin": f"{root.resolve()} {split}",
+    }
 
 
 def class_title(name: str) -> str:
