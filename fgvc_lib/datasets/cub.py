@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError
-from .image_set import Entry, ImageSet, one_split
+from .fingerprint import Entry
+from .image_set import ImageSet, one_split
 
 
 class CUB200(ImageSet):
@@ -66,9 +67,19 @@ class CUB200(ImageSet):
                 if image_id in row_of:
                     self.parts[row_of[image_id], column[part_id]] = x, y, visible
             if (root / "diagnostic_parts.csv").exists():
-                pairs = _read_pairs(root / "diagnostic_parts.csv", class_id=class_ids, part_id=[*names])
-                self.diagnostic = np.zeros((len(self.classes), len(names)), dtype=bool)
-                self.diagnostic[tuple(zip(*pairs, strict=True))] = True
+                self._read_diagnostic(root / "diagnostic_parts.csv", class_ids, [*names])
+
+    def _read_diagnostic(self, path, class_ids, part_ids):
+        self.diagnostic = np.zeros((len(class_ids), len(part_ids)), dtype=bool)
+        columns = {"class_id": [*map(str, class_ids)], "part_id": [*map(str, part_ids)]}
+        with open(path, encoding="utf-8", errors="replace", newline="") as file:
+            lines = csv.DictReader(file)
+            for line in lines:
+                for column, known in columns.items():
+                    if line.get(column) not in known:
+                        raise DataError(f"{path}, line {lines.line_num}: there is no {column} {line.get(column)!r}")
+                place = tuple(known.index(line[column]) for column, known in columns.items())
+                self.diagnostic[place] = True
 
 
 def _read(path, *types):
@@ -86,20 +97,6 @@ def _read(path, *types):
             raise DataError(f"{path}, line {number}: {line.strip()[:80]!r} does not read as '{shape}'") from None
     if not rows:
         raise DataError(f"{path} is empty: it must list one entry a line")
-    return rows
-
-
-def _read_pairs(path, **known):
-    """For each line of a table, the places of its ids among the known ones; known: ids by column."""
-    places = {column: {str(number): place for place, number in enumerate(ids)} for column, ids in known.items()}
-    rows = []
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        for row in reader:
-            for column in known:
-                if row.get(column) not in places[column]:
-                    raise DataError(f"{path}, line {reader.line_num}: there is no {column} {row.get(column)!r}")
-            rows.append([places[column][row[column]] for column in known])
     return rows
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -18,15 +19,24 @@ from ..files import write_whole
 TICK = 0.02  # seconds: two changes of a file may carry the same time if they are no further apart
 
 
-def fingerprint(root: Path, images: Sequence[tuple[int, str, str, Path]], classes: Sequence[str]) -> str:
-    """Checksum (64 hex digits) of a set: the order of its classes, and id, split, class and content of every image.
+class Entry(NamedTuple):
+    """An image of a data folder; the label is 0-based."""
 
-    images: (id, split, name of the class, file) of both splits. Neither where the files lie nor what they are called
-    counts. What was read is remembered below data/cache/, in one file for each data folder `root`; an image is read again
-    only if its size or one of its times has changed. Raises DataError, naming the image, if one cannot be read.
+    id: int
+    split: str  # train or test
+    label: int
+    path: Path
+
+
+def fingerprint(root: Path, entries: Sequence[Entry], classes: Sequence[str]) -> str:
+    """Checksum (64 hex digits) of a set: its classes in order, and every image's id, split, class and content.
+
+    entries: the images of both splits. Neither where their files lie nor what they are called counts.
+    What was read is remembered below data/cache/, in one file for each data folder `root`; an image is read again only if
+    its size or one of its times has changed. Raises DataError, naming the image, if one cannot be read.
     """
-    paths = [path for *_, path in images]
     memory = project_path(f"data/cache/digests-{checksum(str(root.resolve()))[:12]}.json")
+    paths = [entry.path for entry in entries]
     keys = [f"{state} {str(path).removeprefix(str(root))}" for state, path in zip(file_states(paths), paths, strict=True)]
     known = _remembered(memory)
     if unread := {key: path for key, path in zip(keys, paths, strict=True) if key not in known}:
@@ -34,8 +44,8 @@ def fingerprint(root: Path, images: Sequence[tuple[int, str, str, Path]], classe
         known |= _digests(unread)
         with suppress(StorageError):  # then they are read anew each time
             write_whole(memory, json.dumps({key: known[key] for key in keys}))
-    content = [list(classes), [(*about, known[key]) for (*about, _), key in zip(images, keys, strict=True)]]
-    return checksum(content)
+    images = [(*entry[:3], known[key]) for entry, key in zip(entries, keys, strict=True)]
+    return checksum([list(classes), images])
 
 
 def checksum(content: list | str) -> str:
@@ -56,11 +66,11 @@ def file_states(paths: Iterable[Path]) -> list[str]:
 
 
 def _remembered(memory):
-    try:
+    with suppress(OSError, ValueError):
         known = json.loads(memory.read_text())
-    except (OSError, ValueError):
-        known = None
-    return known if isinstance(known, dict) else {}
+        if isinstance(known, dict):
+            return known
+    return {}
 
 
 def _digests(files):

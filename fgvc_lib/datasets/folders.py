@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from ..errors import DataError
-from .image_set import SPLITS, Entry, ImageSet, one_split
+from .fingerprint import Entry
+from .image_set import SPLITS, ImageSet, one_split
 from .photographs import SUFFIXES
 
 

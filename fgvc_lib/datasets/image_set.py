@@ -2,18 +2,17 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
 
 from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ..errors import ConfigError, DataError
-from .fingerprint import fingerprint
+from .fingerprint import Entry, fingerprint
 from .photographs import read_photograph
 
 SPLITS = ("train", "test")
@@ -25,23 +24,14 @@ class ImageSet(Dataset):
     classes: C names. paths, labels (0-based), ids: one for each image. boxes: (n, 4) x y width height in pixels, or None.
     parts: (n, P, 3) x y visible in pixels, or None; part_names: P names. diagnostic: (C, P) bool, whether a part tells
     a class from one that looks like it, or None. attributes: one row per class, what it looks like in words, or None.
-    origin: folder and split that the images come from.
+    fingerprint: checksum of what both splits hold, or a function that gives it; a run is found by it.
+    origin: which folder and split the images come from.
     """
 
     boxes = parts = diagnostic = attributes = None
     part_names = ()
 
-    def __init__(
-        self,
-        paths: Iterable[Path],
-        labels: Iterable[int],
-        classes: Iterable[str],
-        transform: Callable | None = None,
-        ids: Iterable[int] | None = None,
-        *,
-        fingerprint: str | Callable[[], str] = "",
-        origin: str = "",
-    ):
+    def __init__(self, paths, labels, classes, transform=None, ids=None, *, fingerprint="", origin=""):
         self.paths, self.labels, self.classes = list(paths), list(labels), list(classes)
         self.ids = list(range(1, len(self.paths) + 1)) if ids is None else list(ids)
         self.transform, self.origin, self._fingerprint = transform, origin, fingerprint
@@ -55,7 +45,7 @@ class ImageSet(Dataset):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Checksum of what both splits hold; a run is found by it. Raises DataError for images that cannot be read."""
+        """Checksum of what both splits hold, see `fingerprint.fingerprint`; computed when first asked for."""
         return self._fingerprint() if callable(self._fingerprint) else self._fingerprint
 
     @property
@@ -98,17 +88,8 @@ class ImageSet(Dataset):
                 setattr(self, name, getattr(self, name)[keep])
 
 
-class Entry(NamedTuple):
-    """An image of a data folder; the label is 0-based."""
-
-    id: int
-    split: str
-    label: int
-    path: Path
-
-
 def one_split(root: Path, split: str, entries: Sequence[Entry], classes: Sequence[str]) -> dict:
-    """What `ImageSet` takes for one split of a data folder whose two splits hold `entries`, with the fingerprint of both.
+    """What `ImageSet` takes for one split of a data folder whose two splits hold `entries`.
 
     Raises ConfigError for a split that is neither train nor test, and DataError, naming it, for a file that is not there.
     """
@@ -118,15 +99,11 @@ def one_split(root: Path, split: str, entries: Sequence[Entry], classes: Sequenc
         if not entry.path.is_file():
             raise DataError(f"{root}: image {entry.id} has no file {entry.path}: restore it or take it out of the set")
     chosen = [entry for entry in entries if entry.split == split]
-    both = [(entry.id, entry.split, classes[entry.label], entry.path) for entry in entries]
     return {
-        "paths": [entry.path for entry in chosen],
-        "labels": [entry.label for entry in chosen],
-        "classes": classes,
-        "ids": [entry.id for entry in chosen],
-        "fingerprint": partial(fingerprint, root, both, classes),
+        "paths": [entry.path for entry in chosen], "labels": [entry.label for entry in chosen], "classes": classes,
+        "ids": [entry.id for entry in chosen], "fingerprint": partial(fingerprint, root, entries, classes),
         "origin": f"{root.resolve()} {split}",
-    }
+    }  # fmt: skip
 
 
 def class_title(name: str) -> str:

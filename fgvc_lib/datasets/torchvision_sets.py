@@ -6,11 +6,13 @@ from pathlib import Path
 from torchvision import datasets
 
 from ..errors import DataError
-from .image_set import Entry, ImageSet, one_split
+from .fingerprint import Entry
+from .image_set import ImageSet, one_split
 
 
-def _reader(kind, train, paths, labels) -> Callable[..., ImageSet]:
-    """A builder for a set that torchvision downloads, checks and splits; it keeps its file list in private fields."""
+def _reader(kind: type, train: str, files: Callable, labels: Callable) -> Callable[..., ImageSet]:
+    """A builder for a set that torchvision checks and splits; train: its name of the training split; files, labels: where
+    it keeps them, in private fields."""
 
     def build(root, split="train", transform=None):
         try:
@@ -19,21 +21,20 @@ def _reader(kind, train, paths, labels) -> Callable[..., ImageSet]:
             raise DataError(f"{kind.__name__} in {root} cannot be read ({error}): see torchvision's page on it") from error
         classes = getattr(sources["train"], "classes", None) or [str(c) for c in sorted({*labels(sources["train"])})]
         entries = [
-            Entry(number, name, label, Path(path))
+            Entry(number, name, int(label), Path(path))
             for name, source in sources.items()
-            for number, (path, label) in enumerate(zip(paths(source), labels(source), strict=True), 1)
+            for number, (path, label) in enumerate(zip(files(source), labels(source), strict=True), 1)
         ]
         return ImageSet(**one_split(Path(root), split, entries, classes), transform=transform)
 
     return build
 
 
-# Each with its name of the training split, and where it keeps its files and labels.
 TORCHVISION_SETS = {
     "aircraft": _reader(datasets.FGVCAircraft, "trainval", lambda s: s._image_files, lambda s: s._labels),
     "flowers": _reader(datasets.Flowers102, "train", lambda s: s._image_files, lambda s: s._labels),
     "pets": _reader(datasets.OxfordIIITPet, "trainval", lambda s: s._images, lambda s: s._labels),
     "cars": _reader(
-        datasets.StanfordCars, "train", lambda s: [p for p, _ in s._samples], lambda s: [t for _, t in s._samples]
+        datasets.StanfordCars, "train", lambda s: [path for path, _ in s._samples], lambda s: [label for _, label in s._samples]
     ),
 }
