@@ -35,6 +35,9 @@ TORCHVISION_SETS = {
     "flowers": _reader(datasets.Flowers102, "train", lambda s: s._image_files, lambda s: s._labels),
     "pets": _reader(datasets.OxfordIIITPet, "trainval", lambda s: s._images, lambda s: s._labels),
     "cars": _reader(
-        datasets.StanfordCars, "train", lambda s: [path for path, _ in s._samples], lambda s: [label for _, label in s._samples]
+        datasets.StanfordCars,
+        "train",
+        lambda s: [path for path, _ in s._samples],
+        lambda s: [label for _, label in s._samples],
     ),
 }
