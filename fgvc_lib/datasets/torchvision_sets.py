@@ -1,28 +1,43 @@
 """The sets that torchvision reads."""
 
-import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
+from torchvision import datasets
+
 from ..errors import DataError
-from .image_set import ImageSet
+from .fingerprint import Entry
+from .image_set import ImageSet, one_split
 
 
-def from_torchvision(kind, paths, labels, train, **options):
-    """A builder for a set that torchvision downloads, checks and splits; it keeps its file list in private fields."""
+def _reader(kind: type, train: str, files: Callable, labels: Callable) -> Callable[..., ImageSet]:
+    """A builder for a set that torchvision checks and splits; train: its name of the training split; files, labels: where
+    it keeps them, in private fields."""
 
     def build(root, split="train", transform=None):
         try:
-            sources = {name: kind(root, split=name, **options) for name in (train, "test")}
-            sizes = "".join(
-                f"{path.name} {label} {path.stat().st_size}\n"
-                for source in sources.values()
-                for path, label in zip(map(Path, paths(source)), labels(source), strict=True)
-            )
+            sources = {"train": kind(root, split=train), "test": kind(root, split="test")}
         except (RuntimeError, OSError) as error:
             raise DataError(f"{kind.__name__} in {root} cannot be read ({error}): see torchvision's page on it") from error
-        source = sources[train if split == "train" else "test"]
-        names = getattr(source, "classes", None) or [str(c) for c in sorted(set(labels(source)))]
-        digest = hashlib.sha256(sizes.encode()).hexdigest()
-        return ImageSet(map(Path, paths(source)), labels(source), names, transform, fingerprint=digest)
+        classes = getattr(sources["train"], "classes", None) or [str(c) for c in sorted({*labels(sources["train"])})]
+        entries = [
+            Entry(number, name, int(label), Path(path))
+            for name, source in sources.items()
+            for number, (path, label) in enumerate(zip(files(source), labels(source), strict=True), 1)
+        ]
+        return ImageSet(**one_split(Path(root), split, entries, classes), transform=transform)
 
     return build
+
+
+TORCHVISION_SETS = {
+    "aircraft": _reader(datasets.FGVCAircraft, "trainval", lambda s: s._image_files, lambda s: s._labels),
+    "flowers": _reader(datasets.Flowers102, "train", lambda s: s._image_files, lambda s: s._labels),
+    "pets": _reader(datasets.OxfordIIITPet, "trainval", lambda s: s._images, lambda s: s._labels),
+    "cars": _reader(
+        datasets.StanfordCars,
+        "train",
+        lambda s: [path for path, _ in s._samples],
+        lambda s: [label for _, label in s._samples],
+    ),
+}
