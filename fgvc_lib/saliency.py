@@ -25,9 +25,7 @@ def input_gradient(
     return _gradient(model, images, labels, objective).abs().sum(dim=1)
 
 
-def fgsm(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, epsilon: float, normalisation: tuple
-) -> torch.Tensor:
+def fgsm(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, epsilon: float, normalisation: tuple) -> torch.Tensor:
     """Adversarial images (B, 3, H, W) by the fast gradient sign method (Goodfellow et al. 2015, section 4).
 
     images: (B, 3, H, W), normalised by `normalisation`, (mean, std) as `datasets.normalisation` gives them. epsilon: how far

@@ -6,24 +6,21 @@ import pandas as pd
 import pytest
 import torch
 
+from fgvc_lib import cli
 from fgvc_lib.config import Experiment
 from fgvc_lib.errors import ConfigError
 from fgvc_lib.experiments import bench as module
 from fgvc_lib.experiments.bench import (
     ROWS,
     BenchSetting,
-    bench_json,
-    bench_table,
-    bench_text,
     environment,
     growth,
     loading,
     measure,
-    quick_setting,
     ratio_interval,
     resolve,
 )
-from fgvc_lib.report import plots
+from fgvc_lib.report import cost, plots
 
 TINY = BenchSetting(model="vit_micro16", sizes=(48, 96), repeats=2, device="cpu")
 
@@ -40,7 +37,7 @@ def test_every_row_is_measured(table):
     assert (numbers > 0).all().all() and (table["train_low"] <= table["train_high"]).all()
     assert (table.loc[table["row"] == "plain", "train_ratio"] == 1).all()
     assert growth(table).index.tolist() == list(ROWS)
-    assert bench_table(table).shape == (2 * len(ROWS), 5)
+    assert cost.cost_table(table).shape == (2 * len(ROWS), 5)
 
 
 def test_the_dense_maps_need_more_memory():
@@ -64,7 +61,7 @@ def test_a_row_that_does_not_fit_is_said_and_the_rest_goes_on(monkeypatch):
     table = measure(module.dataclasses.replace(TINY, sizes=(48,), repeats=1))
     failed = table["problem"] == "out of memory"
     assert set(table.loc[failed, "row"]) == {"add", "dense mul"} and table.loc[~failed, "train_s"].notna().all()
-    assert bench_table(table).loc[(48, 9, "add"), "training step"] == "out of memory"
+    assert cost.cost_table(table).loc[(48, 9, "add"), "training step"] == "out of memory"
 
 
 def killed(*_):
@@ -104,21 +101,22 @@ def test_no_gpu_is_said(monkeypatch):
         resolve(module.dataclasses.replace(TINY, device="cuda"))
 
 
-def test_the_text_and_what_is_kept(table):
-    setting, rates = resolve(TINY), {"PIL": 100.0, "cache": 1000.0}
-    about = environment(setting)
-    text = bench_text(setting, table, rates, about)
-    assert text.startswith("vit_micro16, stride 12, precision no; ") and "over 2 rounds (dense rows: 2)" in text
-    assert bench_table(table).to_string() in text and "power of: plain" in text and "PIL 100, cache 1,000" in text
-    assert "power of" not in bench_text(module.dataclasses.replace(setting, sizes=(48,)), table, rates, about)
-    record = json.loads(bench_json(setting, table, rates, about))
-    assert record["setting"]["sizes"] == [48, 96] and record["loading"] == rates
-    assert record["environment"]["floor"] == 0.875 and pd.DataFrame(record["rows"]).equals(table)
-
-
-def test_a_quick_setting_keeps_what_is_not_its_own():
-    setting = quick_setting(BenchSetting(device="cpu", precision="bf16", stride=14))
-    assert setting == BenchSetting("vit_s16", (224, 384), stride=14, repeats=4, device="cpu", precision="bf16")
+@pytest.mark.parametrize("quick", [True, False])
+def test_the_command_prints_and_keeps(table, tmp_path, monkeypatch, capsys, quick):
+    monkeypatch.chdir(tmp_path)
+    measured = []
+    monkeypatch.setattr(cost, "measure", lambda setting: measured.append(setting) or table)
+    monkeypatch.setattr(cost, "loading", lambda: {"PIL": 100.0, "cache": 1000.0})
+    arguments = ["bench", "--model", "vit_micro16", "--sizes", "48", "96", "--device", "cpu", "--json", "out/cpu.json"]
+    monkeypatch.setattr(cli.sys, "argv", ["fgvc_lib", *arguments, *["--quick"] * quick])
+    cli.main()
+    text, (setting,) = capsys.readouterr().out, measured
+    assert (setting.model, setting.sizes) == (("vit_s16", (224, 384)) if quick else ("vit_micro16", (48, 96)))
+    assert cost.cost_table(table).to_string() in text and "power of: plain" in text and "PIL 100, cache 1,000" in text
+    assert (tmp_path / "build" / "bench.png").is_file()
+    record = json.loads((tmp_path / "out" / "cpu.json").read_text())
+    assert record["setting"]["sizes"] == list(setting.sizes) and pd.DataFrame(record["rows"]).equals(table)
+    assert record["environment"]["floor"] == pytest.approx(11 / 12 if quick else 7 / 8)
 
 
 def test_rounds_are_resampled_in_pairs():

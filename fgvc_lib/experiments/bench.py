@@ -1,7 +1,6 @@
 """What part selection costs: time and memory beside the plain ViT and a dense implementation, measured in one run."""
 
 import dataclasses
-import json
 import multiprocessing
 import platform
 import random
@@ -42,11 +41,6 @@ DENSE = ("dense mul", "dense matmul")  # the second is what TransFG's code compu
 ROWS = ("plain", *FUSIONS, *DENSE)
 DENSE_REPEATS = 3  # they take half of a round, and their ratios need no more
 PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def quick_setting(setting: BenchSetting) -> BenchSetting:
-    """The setting cut down to under 3 minutes: vit_s16 at 224 and 384 pixels in 4 rounds."""
-    return dataclasses.replace(setting, model="vit_s16", sizes=(224, 384), repeats=4)
 
 
 def resolve(setting: BenchSetting) -> BenchSetting:
@@ -226,42 +220,6 @@ def _memory(setting, size, row):
         if "allocate memory" not in str(error):
             raise
         return np.nan, "out of memory"
-
-
-def bench_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The table of `measure` as text; ratios are to the plain ViT of the same size."""
-    text = pd.DataFrame({
-        "pixels": table["size"], "patches": table["patches"], "model": table["row"],
-        "training step": table["train_ratio"].map("{:.2f}".format),
-        "95 % interval": table["train_low"].map("{:.2f} – ".format) + table["train_high"].map("{:.2f}".format),
-        "inference": table["infer_ratio"].map("{:.2f}".format), "memory, MB": table["memory_mb"].map("{:,.0f}".format),
-        "images/s": table["images_s"].map("{:.2f}".format),
-    })  # fmt: skip
-    failed = table["problem"] != ""
-    text.loc[failed, "training step"] = table.loc[failed, "problem"]
-    text.loc[failed, ["95 % interval", "inference", "memory, MB", "images/s"]] = "–"
-    return text.set_index(["pixels", "patches", "model"])
-
-
-def bench_text(setting: BenchSetting, table: pd.DataFrame, rates: dict[str, float], about: dict) -> str:
-    """What was measured, for the command line: of a resolved setting `measure`'s table, `loading`'s rates, `environment`."""
-    dense = min(setting.repeats, DENSE_REPEATS)
-    lines = [
-        f"{setting.model}, stride {setting.stride}, precision {setting.precision}; {about['device']}, {about['torch']}.",
-        f"Batches of {setting.batch_size}; ratios are of medians over {setting.repeats} rounds (dense rows: {dense}), "
-        f"to the plain ViT.\n\n{bench_table(table).to_string()}\n",
-    ]
-    if len(setting.sizes) > 1:
-        exponents = ", ".join(f"{row} {value:.2f}" for row, value in growth(table).items())
-        lines.append(f"Time of a training step grows with the patches N as N to the power of: {exponents}")
-    lines.append("Images a second on one core: " + ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items()))
-    return "\n".join(lines)
-
-
-def bench_json(setting: BenchSetting, table: pd.DataFrame, rates: dict[str, float], about: dict) -> str:
-    """The same to keep, as JSON: environment, setting, loading and rows, as in data/bench/."""
-    record = {"environment": about, "setting": dataclasses.asdict(setting), "loading": rates}
-    return json.dumps({**record, "rows": table.to_dict("records")}, indent=1)
 
 
 def environment(setting: BenchSetting) -> dict[str, str | float]:
