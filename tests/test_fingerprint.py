@@ -9,7 +9,7 @@ from test_photographs import noise
 from fgvc_lib.datasets import fingerprint as module
 from fgvc_lib.datasets.build import build_dataset
 from fgvc_lib.datasets.cub import CUB200
-from fgvc_lib.datasets.fingerprint import Entry, fingerprint
+from fgvc_lib.datasets.fingerprint import Entry, content_fingerprint
 from fgvc_lib.errors import DataError
 
 
@@ -72,10 +72,10 @@ def test_class_split_id_and_order_count(cub):
     entries = [
         Entry(i, "train", label, path) for i, label, path in zip(images.ids, images.labels, images.paths, strict=True)
     ]
-    base, first = fingerprint(cub, entries, images.classes), entries[0]
+    base, first = content_fingerprint(cub, entries, images.classes), entries[0]
     for change in ({"id": 99}, {"split": "test"}, {"label": 1}, {"path": entries[1].path}):
-        assert fingerprint(cub, [first._replace(**change), *entries[1:]], images.classes) != base
-    assert fingerprint(cub, entries, images.classes[::-1]) != base
+        assert content_fingerprint(cub, [first._replace(**change), *entries[1:]], images.classes) != base
+    assert content_fingerprint(cub, entries, images.classes[::-1]) != base
 
 
 def test_what_was_read_is_not_read_again(cub, reads):

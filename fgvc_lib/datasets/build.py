@@ -1,5 +1,6 @@
 """Data sets by name, and the splits of an experiment."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from .views import view
 DATASETS = {"cub200": CUB200, "folders": class_folders, **TORCHVISION_SETS}
 
 
-def build_dataset(name: str, root: str | Path, split: str = "train", transform=None) -> ImageSet:
+def build_dataset(name: str, root: str | Path, split: str = "train", transform: Callable | None = None) -> ImageSet:
     """The set `name` (one of DATASETS) from the folder `root`. Raises ConfigError, listing the known, for another name."""
     if name not in DATASETS:
         raise ConfigError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}")

@@ -1,6 +1,7 @@
 """CUB-200-2011 from its official files, and any folder in its layout."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ class CUB200(ImageSet):
     Raises DataError, naming file and line, for a folder or an index file that is not in that layout.
     """
 
-    def __init__(self, root, split="train", transform=None):
+    def __init__(self, root: str | Path, split: str = "train", transform: Callable | None = None):
         root = Path(root)
         if not root.is_dir() or not any(root.iterdir()):
             state = "empty" if root.is_dir() else "missing"
@@ -33,9 +34,8 @@ class CUB200(ImageSet):
             _same_ids(root / file, known, paths)
         for image_id, class_id in label_of.items():
             if class_id not in classes:
-                raise DataError(
-                    f"{root / 'image_class_labels.txt'}: image {image_id} has class {class_id}, not in classes.txt"
-                )
+                file = root / "image_class_labels.txt"
+                raise DataError(f"{file}: image {image_id} has class {class_id}, not in classes.txt")
         if untrained := set(classes) - {label_of[i] for i in paths if training[i]}:
             names = ", ".join(classes[c] for c in sorted(untrained)[:5])
             raise DataError(f"{root / 'train_test_split.txt'} leaves these classes without training images: {names}")
@@ -78,8 +78,7 @@ class CUB200(ImageSet):
                 for column, known in columns.items():
                     if line.get(column) not in known:
                         raise DataError(f"{path}, line {lines.line_num}: there is no {column} {line.get(column)!r}")
-                place = tuple(known.index(line[column]) for column, known in columns.items())
-                self.diagnostic[place] = True
+                self.diagnostic[tuple(known.index(line[column]) for column, known in columns.items())] = True
 
 
 def _read(path, *types):

@@ -28,7 +28,7 @@ class Entry(NamedTuple):
     path: Path
 
 
-def fingerprint(root: Path, entries: Sequence[Entry], classes: Sequence[str]) -> str:
+def content_fingerprint(root: Path, entries: Sequence[Entry], classes: Sequence[str]) -> str:
     """Checksum (64 hex digits) of a set: its classes in order, and every image's id, split, class and content.
 
     entries: the images of both splits. Neither where their files lie nor what they are called counts.

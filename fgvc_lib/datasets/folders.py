@@ -1,5 +1,7 @@
 """A folder of images for each class."""
 
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 from ..errors import DataError
@@ -8,7 +10,7 @@ from .image_set import SPLITS, ImageSet, one_split
 from .photographs import SUFFIXES
 
 
-def class_folders(root: Path, split: str = "train", transform=None) -> ImageSet:
+def class_folders(root: str | Path, split: str = "train", transform: Callable | None = None) -> ImageSet:
     """A folder for each class, below train/ and test/; or side by side, then every fifth image of a class is for testing.
 
     Images may lie deeper in a class's folder. Links are followed; hidden files and folders are left out.
@@ -21,16 +23,14 @@ def class_folders(root: Path, split: str = "train", transform=None) -> ImageSet:
         raise DataError(f"{root} is no folder with a folder of images for each class: name another one")
     if apart and (more := sorted({*_folders(root / "test")} - {*classes})):
         raise DataError(f"{root / 'test'} has classes without training images: {', '.join(more[:5])}")
-    found = {"train": [], "test": []}  # (label, file)
+    entries, numbers = [], {part: count(1) for part in SPLITS}
     for label, name in enumerate(classes):
         if apart:
             files = {part: _images(root / part / name) for part in SPLITS}
         else:
             side_by_side = _images(root / name)
             files = {"test": side_by_side[4::5], "train": [path for i, path in enumerate(side_by_side) if i % 5 != 4]}
-        for part in SPLITS:
-            found[part] += [(label, path) for path in files[part]]
-    entries = [Entry(number, part, *item) for part in SPLITS for number, item in enumerate(found[part], 1)]
+        entries += [Entry(next(numbers[part]), part, label, path) for part in SPLITS for path in files[part]]
     images = ImageSet(**one_split(root, split, entries, classes), transform=transform)
     if lacking := set(range(len(classes))) - {*images.labels}:
         folder = (root / split if apart else root) / classes[min(lacking)]

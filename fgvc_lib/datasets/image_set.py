@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from ..errors import ConfigError, DataError
-from .fingerprint import Entry, fingerprint
+from .fingerprint import Entry, content_fingerprint
 from .photographs import read_photograph
 
 SPLITS = ("train", "test")
@@ -45,7 +45,7 @@ class ImageSet(Dataset):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Checksum of what both splits hold, see `fingerprint.fingerprint`; computed when first asked for."""
+        """Checksum of what both splits hold, see `content_fingerprint`; computed when first asked for."""
         return self._fingerprint() if callable(self._fingerprint) else self._fingerprint
 
     @property
@@ -89,7 +89,7 @@ class ImageSet(Dataset):
 
 
 def one_split(root: Path, split: str, entries: Sequence[Entry], classes: Sequence[str]) -> dict:
-    """What `ImageSet` takes for one split of a data folder whose two splits hold `entries`.
+    """The arguments of an `ImageSet` for one split of a data folder whose two splits hold `entries`.
 
     Raises ConfigError for a split that is neither train nor test, and DataError, naming it, for a file that is not there.
     """
@@ -101,7 +101,7 @@ def one_split(root: Path, split: str, entries: Sequence[Entry], classes: Sequenc
     chosen = [entry for entry in entries if entry.split == split]
     return {
         "paths": [entry.path for entry in chosen], "labels": [entry.label for entry in chosen], "classes": classes,
-        "ids": [entry.id for entry in chosen], "fingerprint": partial(fingerprint, root, entries, classes),
+        "ids": [entry.id for entry in chosen], "fingerprint": partial(content_fingerprint, root, entries, classes),
         "origin": f"{root.resolve()} {split}",
     }  # fmt: skip
 

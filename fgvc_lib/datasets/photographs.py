@@ -11,10 +11,9 @@ from ..errors import DataError
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
 MOST_PIXELS = 50_000_000  # of a photograph: larger ones would take more than a gigabyte on the way
 
-Image.init()  # loads all of Pillow's readers; not every build has every one of them
-FORMATS = [  # those that need no other program
-    name for name in ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "JPEG2000", "PPM") if name in Image.OPEN
-]
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "JPEG2000", "PPM")  # those that need no other program
+
+Image.init()  # so that Image.OPEN lists what this build of Pillow reads: not every one has AVIF
 
 
 def read_photograph(source: Path | BinaryIO, name: str = "the file", upright: bool = True) -> tuple[Image.Image, list[str]]:
@@ -28,7 +27,7 @@ def read_photograph(source: Path | BinaryIO, name: str = "the file", upright: bo
     """
     remarks = []
     try:
-        with Image.open(source, formats=FORMATS) as image:
+        with Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise _too_large(name, f"{image.width} x {image.height}")
             if getattr(image, "n_frames", 1) > 1:
