@@ -78,7 +78,7 @@ def explain(photos: tuple[str, ...], run: str | None = None, out: Path = Path("e
         out: the folder.
         json: write predictions.json, too.
     """
-    from .app.explain import explain_photographs, find_photos, named_run
+    from .app import explain_photographs, find_photos, named_run
 
     chosen = named_run(run)
     print(f"Run {chosen.folder.name}: {chosen.experiment.title}")

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,8 +26,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         reason = error.strerror or error
         raise StorageError(f"cannot write {path} ({reason}): free some space or choose a writable folder") from error
     finally:
-        if path.parent.is_dir():
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where all went well, it is not there any more
+            temporary.unlink()
 
 
 def write_whole(path: Path, content: bytes | str) -> None:

@@ -1,4 +1,4 @@
-import shutil
+import json
 import threading
 import time
 
@@ -8,83 +8,82 @@ import psutil
 import pytest
 
 from fgvc_lib.config import PROFILES
-from fgvc_lib.datasets.build import open_splits
+from fgvc_lib.datasets import open_splits
 from fgvc_lib.errors import ConfigError, DataError
 from fgvc_lib.experiments import ablation as module
-from fgvc_lib.experiments.ablation import ablate, jobs, made, plan, progress, read_records, rerun, write_records
-from fgvc_lib.experiments.localisation import localise
-from fgvc_lib.experiments.statistics import bootstrap, expected_calibration_error, summary
-from fgvc_lib.experiments.variants import ablation_variants
+from fgvc_lib.experiments.ablation import (
+    ablate,
+    against_record,
+    jobs,
+    made,
+    plan,
+    progress,
+    read_records,
+    rerun,
+    write_records,
+)
+from fgvc_lib.experiments.variants import Variant, ablation_variants
+from fgvc_lib.runs import Run, weights_checksum
 from fgvc_lib.training import fit
 
 
 @pytest.fixture
-def rows(tiny):
-    return {"plain": tiny.replace(fusion=None), "PSM": tiny, "control": tiny.replace(fusion="random")}
+def variants(tiny):
+    return {
+        "vit": Variant("vit", "ViT", "vit", tiny.replace(fusion=None)),
+        "psm_mul": Variant("psm_mul", "PSM mul", "psm", tiny),
+        "mine": Variant("mine", "PSM of mine", "control", tiny.replace(fusion="random")),
+    }
 
 
 @pytest.fixture
-def records(rows):
-    return ablate(rows, seeds=(0, 1))
+def records(variants):
+    return ablate(variants, seeds=(0, 1))
 
 
-def test_every_row_of_the_grid_is_another_experiment():
-    rows = ablation_variants(PROFILES["quick"])
-    assert len({row.hash() for row in rows.values()}) == len(rows) >= 18
-    assert len(jobs(rows)) == 5 * len(rows)
+def test_an_ablation_is_each_variant_with_each_seed():
+    variants, seeds, file = plan(PROFILES["quick"])
+    assert list(variants) == list(ablation_variants(PROFILES["quick"])) and file.name == "quick.parquet"
+    todo = jobs(variants, seeds)
+    assert len(todo) == 5 * 22 and len({experiment.hash() for experiment in todo.values()}) == len(todo)
+    assert [seed for _, seed in todo] == sorted(seed for _, seed in todo)  # whole seeds, if it is stopped
 
 
-def test_photographs_have_a_grid_of_their_own(tmp_path):
-    rows, seeds, file = plan(PROFILES["quick"].replace(data=str(tmp_path / "photos")))
-    assert file.name == "quick-photos.parquet" and seeds == (0, 1, 2)
-    assert all(f"{name}, from scratch" in rows for name in rows if "scratch" not in name)
-    assert rows["EfficientNet-Lite0"].weights and not any(rows[name].weights for name in rows if "scratch" in name)
-    rows, seeds, file = plan(PROFILES["quick"])
-    assert file.name == "quick.parquet" and len(seeds) == 5 and "PSM random" in rows
+def test_photographs_have_an_ablation_of_their_own(tmp_path):
+    variants, seeds, file = plan(PROFILES["quick"].replace(data=str(tmp_path / "photos")))
+    assert file.name == "quick-photos.parquet" and seeds == (0, 1, 2) and "psm_mul_scratch" in variants
 
 
-def test_looks_of_a_run_on_annotated_birds(birds, runs, tiny):
-    run = fit(tiny.replace(data=str(birds), image_size=64, resize_size=72), progress=False)
-    hits = localise(run)
-    assert len(hits) == len(run.predictions) and hits.columns.str.match("map_|selected_").all()
-    rates = hits.drop(columns=["map_peak"]).mean()
-    assert ((rates >= 0) & (rates <= 1)).all() and hits["map_box"].gt(0).all()
-    other = localise(run, "integrated gradients")
-    assert not other["map_box"].equals(hits["map_box"]) and other["selected_bird"].equals(hits["selected_bird"])
-    assert localise(fit(tiny, progress=False)).empty  # no boxes, no columns
-    control = fit(run.experiment.replace(fusion="random"), progress=False)
-    pd.testing.assert_frame_equal(localise(control), localise(control))  # the same patches whenever it is looked at
-
-
-def test_looks_leaves_out_what_could_not_be_decoded(birds, runs, tiny, tmp_path):
-    folder = shutil.copytree(birds, tmp_path / "birds")
-    experiment = tiny.replace(data=str(folder), image_size=64, resize_size=72, skip_broken=True)
-    broken = open_splits(experiment)[1].paths[2]
-    broken.write_bytes(broken.read_bytes()[:300])
-    run = fit(experiment, progress=False)
-    assert len(localise(run)) == len(run.predictions) == len(open_splits(experiment)[1]) - 1
-    shutil.rmtree(folder / "parts")
-    whole = fit(experiment.replace(seed=1), progress=False)
-    assert localise(whole)[["map_part", "map_counting"]].isna().all(axis=None) and localise(whole)["map_box"].gt(0).all()
-
-
-def test_a_grid_with_an_unknown_option():
+def test_an_option_that_does_not_exist():
     with pytest.raises(ConfigError, match="no option stepz: it has .*steps"):
         PROFILES["quick"].replace(stepz=3)
 
 
-def test_what_is_done_is_not_done_again(rows, records, monkeypatch):
-    assert (progress(rows, (0, 1)) != "").all().all() and (progress(rows, (2,)) == "").all().all()
+def test_what_is_done_is_not_done_again(variants, records, monkeypatch):
+    done = progress(variants, (0, 1))
+    assert done.index.tolist() == ["ViT", "PSM mul", "PSM of mine"] and done.stack().str.endswith("%").all()
+    assert (progress(variants, (2,)) == "").all(axis=None)
     monkeypatch.setattr("fgvc_lib.training._fit", lambda *_: pytest.fail("trained again"))
-    pd.testing.assert_frame_equal(ablate(rows, seeds=(0, 1)), records)
+    pd.testing.assert_frame_equal(ablate(variants, seeds=(0, 1)), records)
 
 
 def test_records_survive_the_file(records, tmp_path):
     write_records(records, tmp_path / "r.parquet")
     found = read_records(tmp_path / "r.parquet")
     assert found.attrs == records.attrs and len(found) == 3 * 2 * 6
-    assert found["row"].cat.categories.tolist() == ["plain", "PSM", "control"]
+    assert found["variant"].cat.categories.tolist() == ["vit", "psm_mul", "mine"]
     pd.testing.assert_series_equal(found["prediction"], records["prediction"])
+
+
+def test_records_say_how_each_run_was_made(records, variants, tiny, tmp_path, runs):
+    entries = made(records)
+    assert [(entry["variant"], entry["seed"]) for entry in entries] == list(jobs(variants, (0, 1)))
+    for entry, experiment in zip(entries, jobs(variants, (0, 1)).values(), strict=True):
+        run = Run(runs / entry["run"])
+        assert run.finished and entry["environment"] == run.environment
+        assert entry["experiment"]["data"] == "" and experiment.data == tiny.data
+        assert experiment == type(experiment)().replace(**entry["experiment"]).replace(data=tiny.data)
+        assert (entry["data"], entry["weights"]) == (open_splits(tiny)[0].fingerprint, weights_checksum(experiment))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +91,7 @@ def test_records_survive_the_file(records, tmp_path):
     [
         (lambda path, records: None, "cannot be read"),
         (lambda path, records: path.write_bytes(b"junk"), "cannot be read"),
-        (lambda path, records: records.attrs.update(schema=99) or write_records(records, path), "has schema 99.*reads 3"),
+        (lambda path, records: records.attrs.update(schema=3) or write_records(records, path), "has schema 3.*reads 4"),
     ],
 )
 def test_records_that_cannot_be_used(records, tmp_path, spoil, words):
@@ -101,62 +100,83 @@ def test_records_that_cannot_be_used(records, tmp_path, spoil, words):
         read_records(tmp_path / "r.parquet")
 
 
-def test_a_row_runs_again_to_the_same_result(records, rows, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["psm_mul", "PSM mul"])
+def test_a_variant_runs_again_to_the_same_result(name, records, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "mkdtemp", lambda prefix: str(tmp_path / prefix))
-    again = rerun(records, "control", seed=1, data=rows["control"].data)
-    before = records[(records["row"] == "control") & (records["seed"] == 1)]
-    assert again.folder.parent == tmp_path / "rerun-"
+    again = rerun(records, name, seed=1, data=tiny.data)
+    assert again.folder.parent == tmp_path / "rerun-" and again.folder.name == made(records)[4]["run"]
+    before = records[(records["variant"] == "psm_mul") & (records["seed"] == 1)]
     np.testing.assert_array_equal(again.predictions["prediction"], before["prediction"])
-    assert again.folder.name in [entry["run"] for entry in made(records)]
-    with pytest.raises(ConfigError, match="no row 'mul'.*plain; PSM; control"):
+    accuracy, spread, *rest = against_record(records, name, 1, again).splitlines()
+    right = again.correct.sum()
+    assert accuracy == f"PSM mul, seed 1: the recorded accuracy to the image: {right} of 6 right, as recorded."
+    assert rest == ["The data are those of the record.", "The initial weights are those of the record."]
+    assert spread.startswith("Over 2 recorded seeds the accuracy has a standard deviation of")
+
+
+def test_a_variant_that_is_not_recorded(records):
+    with pytest.raises(ConfigError, match="no variant 'mul' in the records: choose one of ViT; PSM mul; mine"):
         rerun(records, "mul")
-    with pytest.raises(ConfigError, match="not run with seed 7: choose one of 0, 1"):
-        rerun(records, "PSM", 7)
+    with pytest.raises(ConfigError, match="'PSM mul' was not run with seed 7: choose one of 0, 1"):
+        rerun(records, "PSM mul", 7)
 
 
-def test_the_summary_pairs_by_seed_and_image(records):
-    table = summary(records, "plain")
-    accuracy = {
-        name: (frame["label"] == frame["prediction"]).mean() for name, frame in records.groupby("row", observed=True)
-    }
-    for name in accuracy:
-        assert table.loc[name, "accuracy"] == pytest.approx(accuracy[name])
-        assert table.loc[name, "difference"] == pytest.approx(accuracy[name] - accuracy["plain"])
-        assert table.loc[name, "low"] <= table.loc[name, "accuracy"] <= table.loc[name, "high"]
-    assert np.isnan(table.loc["plain", "p"]) and (table["seeds"] == 2).all() and (table["images"] == 6).all()
-    with pytest.raises(DataError, match="PSM and plain have not the same"):
-        summary(records[~((records["row"] == "PSM") & (records["seed"] == 1))], "plain")
+def entry(seed):
+    return {"variant": "psm_mul", "seed": seed, "data": "d", "weights": "w"}
 
 
-def test_holm_corrects_a_clear_difference_less_than_it_kills():
-    rng = np.random.default_rng(0)
-    frames = []
-    for name, rate in (("base", 0.5), ("same", 0.5), ("better", 0.8)):
-        for seed in range(5):
-            right = rng.random(200) < rate
-            frame = pd.DataFrame({"id": range(200), "label": 1, "prediction": right.astype(int), "probability": 0.5})
-            frames.append(frame.assign(row=name, seed=seed))
-    table = summary(pd.concat(frames), "base")
-    assert table.loc["better", "p"] < 0.01 < 0.05 < table.loc["same", "p"]
-    assert table.loc["better", "difference_low"] > 0.2
+def record_of(right):
+    """Records of the variant psm_mul on ten images; right: how many are, seed by seed."""
+    frames = [
+        pd.DataFrame(
+            {"id": range(10), "label": 1, "prediction": [1] * n + [0] * (10 - n), "seed": seed, "variant": "psm_mul"}
+        )
+        for seed, n in enumerate(right)
+    ]
+    records = pd.concat(frames, ignore_index=True).astype({"variant": "category"})
+    records.attrs["runs"] = json.dumps([entry(seed) for seed in range(len(right))])
+    return records
 
 
-def test_bootstrap_covers_images_and_seeds():
-    rng = np.random.default_rng(0)
-    values = (rng.random((1, 400)) < 0.5).astype(float)
-    assert bootstrap(values).std() == pytest.approx(0.025, rel=0.1)  # one seed: the binomial's own
-    apart = np.repeat([[0.2], [0.8]], 400, axis=1)
-    assert bootstrap(apart).std() == pytest.approx(0.3 / 2**0.5, rel=0.1)  # no spread over images: all from the seeds
+def run_of(predictions, ids=range(10), data="d", weights="w"):
+    run = Run("somewhere")
+    run.predictions = pd.DataFrame({"id": ids, "label": 1, "prediction": predictions})
+    run.environment = {"data": data, "weights": weights}
+    return run
 
 
-def test_calibration_by_hand():
-    frame = pd.DataFrame({"label": [0, 0, 0, 0], "prediction": [0, 1, 0, 0], "probability": [0.75, 0.75, 0.95, 0.95]})
-    assert expected_calibration_error(frame, bins=10) == pytest.approx((abs(0.5 - 0.75) + abs(1 - 0.95)) / 2)
+def test_a_run_is_held_against_the_record_of_its_seed():
+    records = record_of([7, 5, 6])  # in points: deviations of 10, -10 and 0, and so a standard deviation of 10
+    same = against_record(records, "psm_mul", 0, run_of([1] * 7 + [0] * 3))
+    assert "the recorded accuracy to the image: 7 of 10 right, as recorded." in same
+    assert "Over 3 recorded seeds the accuracy has a standard deviation of 10.0 points." in same and "not those" not in same
+    one_more = against_record(records, "psm_mul", 0, run_of([1] * 8 + [0] * 2))
+    assert "8 of 10 right, recorded 7 (+10.0 points); predictions that differ: 1." in one_more
+    as_many = against_record(records, "psm_mul", 0, run_of([0] + [1] * 7 + [0] * 2))
+    assert "7 of 10 right, recorded 7 (+0.0 points); predictions that differ: 2." in as_many
+    shuffled = against_record(records, "psm_mul", 0, run_of(([1] * 7 + [0] * 3)[::-1], ids=range(9, -1, -1)))
+    assert shuffled == same
+
+
+def test_other_data_and_other_weights_are_said_apart():
+    records, predictions = record_of([7, 5]), [1] * 7 + [0] * 3
+    data = against_record(records, "psm_mul", 0, run_of(predictions, data="other")).splitlines()
+    assert data[2:] == ["The data are not those of the record.", "The initial weights are those of the record."]
+    weights = against_record(records, "psm_mul", 0, run_of(predictions, weights="")).splitlines()
+    assert weights[2:] == ["The data are those of the record.", "The initial weights are not those of the record."]
+    images = against_record(records, "psm_mul", 0, run_of(predictions[1:], ids=range(1, 10), data="other"))
+    assert "6 of 9 right, recorded 7 of 10: the test images are not the same." in images
+
+
+def test_a_single_recorded_seed_says_nothing_about_the_spread():
+    text = against_record(record_of([7]), "PSM mul", 0, run_of([1] * 7 + [0] * 3))
+    assert "Only one seed is recorded" in text and "nan" not in text and "deviation" not in text
 
 
 def test_on_ray_a_worker_dies_and_no_run_is_lost_or_run_twice(tiny, runs, monkeypatch):
     ray = pytest.importorskip("ray")
-    rows = {f"row {n}": tiny.replace(steps=60, log_every=10, checkpoint_every=10, lr=0.01 * n) for n in (1, 2, 3, 4)}
+    base = Variant("mine", "mine", "psm", tiny.replace(steps=60, log_every=10, checkpoint_every=10))
+    variants = {f"lr {n}": base.changed("longer", lr=0.01 * n) for n in (1, 2, 3, 4)}
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     killed = []
 
@@ -172,12 +192,12 @@ def test_on_ray_a_worker_dies_and_no_run_is_lost_or_run_twice(tiny, runs, monkey
     killer = threading.Thread(target=kill_one_that_trains, daemon=True)
     killer.start()
     try:
-        records = ablate(rows, seeds=(0,), ray_address="local")
+        records = ablate(variants, seeds=(0,), ray_address="local")
     finally:
         killed.append(None)
         ray.shutdown()
     assert killed[0] is not None
     assert len(records) == 4 * 6 and len(list(runs.glob("*/environment.json"))) == 4
-    for name, row in rows.items():  # the one that was killed went on from its checkpoint, to the same result
-        again = fit(row, progress=False, runs=runs / "again")
-        np.testing.assert_array_equal(again.predictions["prediction"], records.loc[records["row"] == name, "prediction"])
+    for key, variant in variants.items():  # the one that was killed went on from its checkpoint, to the same result
+        again = fit(variant.experiment, progress=False, runs=runs / "again")
+        np.testing.assert_array_equal(again.predictions["prediction"], records.loc[records["variant"] == key, "prediction"])

@@ -93,7 +93,7 @@ def test_the_import_paths_that_stay():
     from fgvc_lib.saliency import input_gradient  # noqa: F401
     from fgvc_lib.synthbirds import generate
     from fgvc_lib.training import evaluate, fit  # noqa: F401
-    from fgvc_lib.vit import PRESETS, ViTConfig, VisionTransformer  # noqa: F401
+    from fgvc_lib.vit import PRESETS, VisionTransformer, ViTConfig  # noqa: F401
     from fgvc_lib.weights import load_pretrained  # noqa: F401
 
     assert callable(generate)

@@ -2,6 +2,7 @@ import json
 import os
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -9,8 +10,17 @@ from fgvc_lib import cli
 from fgvc_lib.config import Experiment
 from fgvc_lib.errors import ConfigError
 from fgvc_lib.experiments import bench as module
-from fgvc_lib.experiments.bench import ROWS, BenchSetting, environment, growth, loading, measure, readable, resolve
-from fgvc_lib.report import plots
+from fgvc_lib.experiments.bench import (
+    ROWS,
+    BenchSetting,
+    environment,
+    growth,
+    loading,
+    measure,
+    ratio_interval,
+    resolve,
+)
+from fgvc_lib.report import cost, plots
 
 TINY = BenchSetting(model="vit_micro16", sizes=(48, 96), repeats=2, device="cpu")
 
@@ -27,7 +37,7 @@ def test_every_row_is_measured(table):
     assert (numbers > 0).all().all() and (table["train_low"] <= table["train_high"]).all()
     assert (table.loc[table["row"] == "plain", "train_ratio"] == 1).all()
     assert growth(table).index.tolist() == list(ROWS)
-    assert readable(table).shape == (2 * len(ROWS), 5)
+    assert cost.cost_table(table).shape == (2 * len(ROWS), 5)
 
 
 def test_the_dense_maps_need_more_memory():
@@ -51,7 +61,7 @@ def test_a_row_that_does_not_fit_is_said_and_the_rest_goes_on(monkeypatch):
     table = measure(module.dataclasses.replace(TINY, sizes=(48,), repeats=1))
     failed = table["problem"] == "out of memory"
     assert set(table.loc[failed, "row"]) == {"add", "dense mul"} and table.loc[~failed, "train_s"].notna().all()
-    assert readable(table).loc[(48, 9, "add"), "training step"] == "out of memory"
+    assert cost.cost_table(table).loc[(48, 9, "add"), "training step"] == "out of memory"
 
 
 def killed(*_):
@@ -63,7 +73,7 @@ def test_a_process_that_is_killed_counts_as_out_of_memory(monkeypatch):
     assert module._memory(resolve(TINY), 48, "add")[1] == "out of memory"
 
 
-def test_loading_the_same_images(birds, tmp_path, monkeypatch):
+def test_loading_with_and_without_the_cache(birds, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rates = loading(Experiment(data=str(birds), image_size=64, resize_size=72), images=16)
     assert set(rates) == {"PIL", "cache"} and min(rates.values()) > 0
@@ -91,17 +101,33 @@ def test_no_gpu_is_said(monkeypatch):
         resolve(module.dataclasses.replace(TINY, device="cuda"))
 
 
-def test_the_command_prints_and_keeps(table, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("quick", [True, False])
+def test_the_command_prints_and_keeps(table, tmp_path, monkeypatch, capsys, quick):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "measure", lambda setting: table)
-    monkeypatch.setattr(module, "loading", lambda: {"PIL": 100.0, "cache": 1000.0})
-    arguments = ("bench", "--model", "vit_micro16", "--sizes", "48", "96", "--device", "cpu", "--json", "out/cpu.json")
-    monkeypatch.setattr(cli.sys, "argv", ["fgvc_lib", *arguments])
+    measured = []
+    monkeypatch.setattr(cost, "measure", lambda setting: measured.append(setting) or table)
+    monkeypatch.setattr(cost, "loading", lambda: {"PIL": 100.0, "cache": 1000.0})
+    arguments = ["bench", "--model", "vit_micro16", "--sizes", "48", "96", "--device", "cpu", "--json", "out/cpu.json"]
+    monkeypatch.setattr(cli.sys, "argv", ["fgvc_lib", *arguments, *["--quick"] * quick])
     cli.main()
-    text = capsys.readouterr().out
-    assert "lastlayer" in text and "PIL 100, cache 1,000" in text and (tmp_path / "build" / "bench.png").is_file()
+    text, (setting,) = capsys.readouterr().out, measured
+    assert (setting.model, setting.sizes) == (("vit_s16", (224, 384)) if quick else ("vit_micro16", (48, 96)))
+    assert cost.cost_table(table).to_string() in text and "power of: plain" in text and "PIL 100, cache 1,000" in text
+    assert (tmp_path / "build" / "bench.png").is_file()
     record = json.loads((tmp_path / "out" / "cpu.json").read_text())
-    assert len(record["rows"]) == 2 * len(ROWS) and record["environment"]["floor"] == 0.875
+    assert record["setting"]["sizes"] == list(setting.sizes) and pd.DataFrame(record["rows"]).equals(table)
+    assert record["environment"]["floor"] == pytest.approx(11 / 12 if quick else 7 / 8)
+
+
+def test_rounds_are_resampled_in_pairs():
+    rng, rounds = np.random.default_rng(0), 12
+    drift = np.linspace(1, 2, rounds)  # the machine becomes twice as slow
+    plain = drift * (1 + 0.01 * rng.standard_normal(rounds))
+    times = 0.9 * drift * (1 + 0.01 * rng.standard_normal(rounds))
+    low, high = ratio_interval(times, plain)
+    assert low < np.median(times) / np.median(plain) < high
+    assert high - low < 0.05  # each drawn on its own: more than ten times as wide
+    assert ratio_interval(plain, plain) == (1, 1)
 
 
 def test_the_figure_leaves_out_what_failed(table):

@@ -35,8 +35,8 @@ def project(tmp_path_factory):
     before = Path.cwd()
     os.chdir(folder)
     try:
-        for name in ("ResNet-18", "PSM mul"):
-            fit(report_variants(PROFILES["smoke"])[name], progress=False, runs=folder / "runs")
+        for key in ("resnet18", "psm_mul"):
+            fit(report_variants(PROFILES["smoke"])[key].experiment, progress=False, runs=folder / "runs")
     finally:
         os.chdir(before)
     return folder

@@ -1,17 +1,15 @@
 import os
+import shutil
 
 import numpy as np
 import pytest
-import torch
+import scipy.io
 from conftest import write_cub
 from PIL import Image
 
-from fgvc_lib.config import Experiment
 from fgvc_lib.datasets.build import build_dataset
 from fgvc_lib.datasets.cub import CUB200
-from fgvc_lib.datasets.geometry import box_views, part_points, to_view
 from fgvc_lib.datasets.image_set import class_title
-from fgvc_lib.datasets.views import build_transform
 from fgvc_lib.errors import ConfigError, DataError
 
 REAL = os.path.join(os.path.dirname(__file__), "..", "..", "shared", "data", "CUB_40")
@@ -41,51 +39,6 @@ def test_reads_real_photographs():
     assert class_title(train.classes[0]) == "Indigo Bunting"
     image, label = train[0]
     assert image.mode == "RGB" and image.size == (227, 227) and label == 0
-
-
-@pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA", "I;16"])
-def test_every_image_becomes_rgb(cub, mode):
-    path = CUB200(cub).paths[0]
-    Image.new(mode, (30, 20)).save(path, format="TIFF" if mode in ("CMYK", "I;16") else "PNG")
-    assert CUB200(cub)[0][0].mode == "RGB"
-
-
-def test_a_photograph_is_turned_upright_unless_its_annotations_count_its_own_pixels(cub):
-    images = CUB200(cub)
-    turned = Image.Exif()
-    turned[0x0112] = 6  # by a quarter
-    Image.new("RGB", (30, 20)).save(images.paths[0], exif=turned, format="PNG")
-    assert images.load(0).size == (20, 30)
-    images.boxes = np.zeros((len(images), 4))
-    assert images.load(0).size == (30, 20)
-
-
-def test_transforms():
-    experiment = Experiment(image_size=32, resize_size=40, model="resnet18")
-    image = Image.new("RGB", (60, 90), (124, 116, 104))
-    for train in (True, False):
-        tensor = build_transform(experiment, train)(image)
-        assert tensor.shape == (3, 32, 32) and tensor.dtype == torch.float32
-        assert tensor.abs().max() < 0.02  # ImageNet's mean colour
-
-
-def test_points_follow_the_test_transform(cub):
-    experiment = Experiment(image_size=32, resize_size=48, model="vit_micro16")
-    picture = np.zeros((60, 120, 3), np.uint8)
-    picture[20:30, 80:100] = 255  # a rectangle around (90, 25)
-    view = build_transform(experiment, train=False)(Image.fromarray(picture))
-    rows, columns = torch.nonzero(view[0] > 0, as_tuple=True)
-    x, y = to_view([90, 25], (120, 60), experiment)
-    assert abs(columns.float().mean() + 0.5 - x) < 0.6 and abs(rows.float().mean() + 0.5 - y) < 0.6
-
-
-def test_annotations_in_the_view(birds):
-    experiment = Experiment(image_size=64, resize_size=72)
-    test = CUB200(birds, "test")
-    boxes, points = box_views(test, experiment), part_points(test, experiment)
-    assert boxes.shape == (len(test), 4) and (boxes[:, :2] + boxes[:, 2:] <= 64).all() and (boxes >= 0).all()
-    inside = (points >= boxes[:, None, :2] - 1) & (points <= boxes[:, None, :2] + boxes[:, None, 2:] + 1)
-    assert inside[~np.isnan(points)].all() and (~np.isnan(points)).any(1).all()
 
 
 def test_missing_empty_and_foreign_folders(tmp_path):
@@ -149,12 +102,6 @@ def test_a_truncated_image_is_found(cub):
     assert len(train) == 8 and train.broken() == []
 
 
-def test_another_image_is_another_set(cub):
-    before = CUB200(cub).fingerprint
-    Image.new("RGB", (40, 40)).save(CUB200(cub, "test").paths[0])
-    assert CUB200(cub).fingerprint != before
-
-
 def test_unknown_names_list_the_known(cub):
     with pytest.raises(ConfigError, match="'birds'.*cub200, folders, aircraft"):
         build_dataset("birds", cub)
@@ -176,8 +123,10 @@ def test_torchvision_sets(tmp_path):
     Image.new("RGB", (99, 99)).save(data / "images" / "3.jpg")  # a run is of both splits
     assert build_dataset("aircraft", tmp_path, "train").fingerprint != train.fingerprint
     (data / "images" / "3.jpg").unlink()
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"image 1 has no file .*3\.jpg"):
         build_dataset("aircraft", tmp_path, "test")
+    with pytest.raises(ConfigError, match="'val'.*train or test"):
+        build_dataset("aircraft", tmp_path, "val")
     for name in ("aircraft", "flowers", "pets", "cars"):
         with pytest.raises(DataError, match="cannot be read"):
             build_dataset(name, tmp_path / "nothing")
@@ -204,3 +153,73 @@ def test_a_folder_a_class(tmp_path):
     for bad in (tmp_path / "none", tmp_path / "apart" / "train" / "finch"):
         with pytest.raises(DataError, match="is no folder with a folder of images"):
             build_dataset("folders", bad)
+
+
+def write_classes(root, images, suffix="png"):
+    """A folder of drawn images for each class; images: {class: number of images}."""
+    for name, count in images.items():
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = np.random.default_rng([len(name), number]).integers(0, 256, (9, 9, 3), np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.{suffix}")
+    return root
+
+
+def test_hidden_files_and_folders_stay_out(tmp_path):
+    root = write_classes(tmp_path / "set", {"finch": 10, "wren": 10})
+    shutil.copytree(root / "finch", root / "finch" / ".ipynb_checkpoints")
+    shutil.copy(root / "finch" / "0.png", root / "finch" / "._0.png")
+    assert [len(build_dataset("folders", root, split)) for split in ("train", "test")] == [16, 4]
+
+
+def test_links_are_followed_and_circles_end(tmp_path):
+    store = write_classes(tmp_path / "store", {"finch": 10, "wren": 10})
+    (store / "finch" / "more").mkdir()
+    (store / "finch" / "1.png").rename(store / "finch" / "more" / "1.png")
+    (store / "finch" / "more" / "circle").symlink_to(store / "finch")
+    root = tmp_path / "set"
+    root.mkdir()
+    for name in ("finch", "wren"):
+        (root / name).symlink_to(store / name)
+    train, test = (build_dataset("folders", root, split) for split in ("train", "test"))
+    assert (len(train), len(test)) == (16, 4) and (root / "finch" / "more" / "1.png") in train.paths + test.paths
+
+
+def test_a_link_to_nothing_is_named(tmp_path):
+    root = write_classes(tmp_path / "set", {"finch": 10, "wren": 10})
+    (root / "finch" / "99.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(DataError, match=r"has no file .*99\.png"):
+        build_dataset("folders", root)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"), [("99,1", "line 3: there is no class_id '99'"), ("1,77", "line 3: there is no part_id '77'")]
+)
+def test_an_unknown_class_or_part_is_named(birds, tmp_path, line, words):
+    root = shutil.copytree(birds, tmp_path / "birds")
+    (root / "diagnostic_parts.csv").write_text(f"class_id,part_id\n1,1\n{line}\n")
+    with pytest.raises(DataError, match=rf"diagnostic_parts\.csv, {words}"):
+        CUB200(root)
+
+
+def test_diagnostic_parts_by_class_and_part(birds, tmp_path):
+    root = shutil.copytree(birds, tmp_path / "birds")
+    (root / "diagnostic_parts.csv").write_text("class_id,part_id\n1,2\n2,15\n")
+    assert np.argwhere(CUB200(root).diagnostic).tolist() == [[0, 1], [1, 14]]
+
+
+def test_cars_whose_labels_are_numpy_numbers(tmp_path):
+    cars = tmp_path / "stanford_cars"
+    fields = [("class", "u1"), ("fname", object)]
+    for split in ("train", "test"):
+        folder = cars / f"cars_{split}"
+        folder.mkdir(parents=True)
+        for name in ("1.jpg", "2.jpg"):
+            Image.new("RGB", (9, 9), "red" if split == "train" else "blue").save(folder / name)
+        table = {"annotations": np.array([(1, "1.jpg"), (2, "2.jpg")], dtype=fields)}
+        (cars / "devkit").mkdir(exist_ok=True)
+        name = "devkit/cars_train_annos.mat" if split == "train" else "cars_test_annos_withlabels.mat"
+        scipy.io.savemat(cars / name, table)
+    scipy.io.savemat(cars / "devkit" / "cars_meta.mat", {"class_names": np.array(["Audi", "BMW"], dtype=object)})
+    train = build_dataset("cars", tmp_path)
+    assert train.labels == [0, 1] and train.classes == ["Audi", "BMW"] and len(train.fingerprint) == 64

@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from fgvc_lib.datasets.download import SOURCES, Source, fetch
+from fgvc_lib.datasets import download
+from fgvc_lib.datasets.download import SOURCES, Source, fetch, fetch_all
 from fgvc_lib.errors import DataError, StorageError
 
 
@@ -114,3 +115,26 @@ def test_an_unwritable_folder(tmp_path):
     (tmp_path / "data").touch()
     with pytest.raises(StorageError, match="cannot write below"):
         fetch(SOURCES["vit"], tmp_path / "data")
+
+
+@pytest.fixture
+def three(server, tmp_path, monkeypatch):
+    """A project with three sources, the second of which cannot be fetched."""
+    monkeypatch.chdir(tmp_path)
+    Handler.content = b"fine"
+    fine, wrong = source(server, b"fine"), source(server, b"another")
+    sources = {"cub": fine, "vit": wrong._replace(path="v.npz"), "resnet": fine._replace(path="r.pth")}
+    monkeypatch.setattr(download, "SOURCES", sources)
+    return tmp_path / "data"
+
+
+def test_one_or_all_are_fetched(three):
+    assert fetch_all("resnet") == f"resnet: {three / 'r.pth'}" and not (three / "file.tgz").exists()
+    (three / "v.npz").write_bytes(b"another")  # by hand
+    assert fetch_all() == f"cub: {three / 'file.tgz'}\nvit: {three / 'v.npz'}\nresnet: {three / 'r.pth'}"
+
+
+def test_what_fails_is_told_at_the_end(three):
+    with pytest.raises(DataError, match=r"^cannot fetch .*v\.npz$") as failure:
+        fetch_all()
+    assert str(failure.value).count("\n") == 0 and (three / "r.pth").exists()

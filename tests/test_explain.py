@@ -1,20 +1,25 @@
 import contextlib
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from fgvc_lib import cli
 from fgvc_lib.app import explain as module
-from fgvc_lib.app.explain import best_first, find_photos, named_run
+from fgvc_lib.app import explain_photographs, find_photos, named_run
+from fgvc_lib.app.insight import attention_map, look_into
 from fgvc_lib.app.pictures import SIZE, marked, overlay
-from fgvc_lib.cli import explain
+from fgvc_lib.datasets import eval_loader, normalisation, open_splits, photographs
 from fgvc_lib.datasets.photographs import read_photograph
 from fgvc_lib.errors import ConfigError, DataError
 from fgvc_lib.experiments.variants import report_variants
-from fgvc_lib.training import fit
+from fgvc_lib.training import fit, load_model
+from fgvc_lib.vit import VisionTransformer, ViTConfig
 
 
 def picture(path, size=(50, 40), mode="RGB", **options):
@@ -38,7 +43,7 @@ def test_photographs_of_every_kind(tmp_path, monkeypatch):
     assert read_photograph(tmp_path / "clear.png")[0].getpixel((4, 4)) == (255, 255, 255)
     upright = picture(tmp_path / "turned.jpg", exif=exif(6))
     assert read_photograph(upright)[0].size == (40, 50)
-    monkeypatch.setattr(module, "MOST_PIXELS", 1_000_000)
+    monkeypatch.setattr(photographs, "MOST_PIXELS", 1_000_000)
     with pytest.raises(DataError, match="big.png has 2000 x 1000 pixels: scale it down to 1 million"):
         read_photograph(picture(tmp_path / "big.png", (2000, 1000)), "big.png")
     (tmp_path / "junk.jpg").write_bytes(b"no image")
@@ -68,14 +73,18 @@ def test_each_kind_of_model_explains(tiny, tmp_path, changes):
         picture(tmp_path / "in" / f"{name}.png")
     (tmp_path / "in" / "junk.png").write_bytes(b"junk")
     run = fit(tiny.replace(batch_size=2, **changes), progress=False)
-    table = explain(find_photos([tmp_path / "in"]), run, tmp_path / "out")
+    table = explain_photographs(find_photos([tmp_path / "in"]), run, tmp_path / "out")
     assert [name[-5:] for name in table["photo"]] == ["a.png", "b.png", "c.png", "k.png"]
     assert table["problem"].str.contains("not an image").tolist() == [False] * 3 + [True]
     good = table.iloc[:3]
     assert good["prediction"].str.startswith("Class").all() and good["confidence"].between(0, 1).all()
     assert (good["parts"].str.len() == (0 if changes else 4)).all()
+    saved = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert saved.columns.tolist() == ["photo", "prediction", "confidence", "parts", "picture", "remarks", "problem"]
+    assert [json.loads(parts) for parts in saved["parts"]] == table["parts"].tolist()
     for path in good["picture"]:
-        assert Image.open(path).width > (3 if not changes else 2) * SIZE
+        count = 2 if changes else 3  # the parts are marked on the photograph itself
+        assert count * SIZE < Image.open(path).width < (count + 1) * SIZE
 
 
 def test_an_interruption_keeps_what_was_done(tiny, tmp_path, monkeypatch):
@@ -84,24 +93,24 @@ def test_an_interruption_keeps_what_was_done(tiny, tmp_path, monkeypatch):
     for name in "abcd":
         picture(photos / f"{name}.png")
 
-    def views(model, images, experiment, draw=module._views):
+    def look(model, images, mean_and_std):
         done.append(len(images))
         if len(done) == 2:
             raise KeyboardInterrupt
-        return draw(model, images, experiment)
+        return look_into(model, images, mean_and_std)
 
-    monkeypatch.setattr(module, "_views", views)
+    monkeypatch.setattr(module, "look_into", look)
     with pytest.raises(KeyboardInterrupt):
-        explain(find_photos([photos]), run, photos / "out")
+        explain_photographs(find_photos([photos]), run, photos / "out")
     kept = pd.read_csv(photos / "out" / "predictions.csv")
     assert kept["photo"].tolist() == [str(photos / "a.png"), str(photos / "b.png")]
     assert len(find_photos([photos], photos / "out")) == 4  # not the two pictures made
 
 
 def test_the_command(tiny, tmp_path, monkeypatch, capsys):
-    rows = report_variants(tiny.replace(fusion=None))
+    variants = report_variants(tiny.replace(fusion=None))
     monkeypatch.setattr(module, "active_experiment", lambda: tiny.replace(fusion=None))
-    fit(rows["PSM mul"], progress=False)
+    fit(variants["psm_mul"].experiment, progress=False)
     photo = picture(tmp_path / "bird.jpg", mode="L")
     monkeypatch.setattr(cli.sys, "argv", ["fgvc_lib", "explain", str(photo), "--out", str(tmp_path / "o"), "--json"])
     cli.main()
@@ -115,14 +124,18 @@ def test_the_command(tiny, tmp_path, monkeypatch, capsys):
     assert "1 of 1 photographs could not be read" in capsys.readouterr().err
 
 
-def test_runs_that_are_not_there(tiny, monkeypatch):
+def test_a_run_by_its_name(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "active_experiment", lambda: tiny.replace(fusion=None))
     with pytest.raises(ConfigError, match="no run 'PSM best'.*PSM mul"):
         named_run("PSM best")
     with pytest.raises(DataError, match="'ViT' is not finished"):
         named_run("ViT")
-    run = fit(tiny, progress=False)
-    assert named_run(run.folder.name).folder == named_run(str(run.folder)).folder == run.folder
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty' is not finished"):
+        named_run(str(tmp_path / "empty"))
+    run = fit(tiny, progress=False)  # as the variant psm_mul is
+    names = (None, "psm_mul", "PSM mul", run.folder.name, str(run.folder))
+    assert {named_run(name).folder for name in names} == {run.folder}
 
 
 def test_marks_and_maps_lie_where_the_patches_lie():
@@ -138,10 +151,28 @@ def test_marks_and_maps_lie_where_the_patches_lie():
     assert framed[1, -2] and not framed[:, :third].any() and not framed[third + 6 :].any()
 
 
-def test_best_first():
-    import torch
+def test_the_parts_are_the_models_own(tiny):
+    run = fit(tiny.replace(top_k=2), progress=False)
+    model = load_model(run)
+    images, _ = next(iter(eval_loader(open_splits(tiny)[1], tiny)))
+    seen = model.inspect(images)
+    for place, insight in enumerate(look_into(model, images, normalisation(tiny))):
+        parts = module.select(insight.scores["mul"][None], 2)[0]
+        torch.testing.assert_close(parts, seen.parts[place])
+        torch.testing.assert_close(insight.probabilities["mul"], seen.logits[place].softmax(-1))
 
-    assert best_first(torch.tensor([0.1, 0.6, 0.3]), 2) == [(1, pytest.approx(0.6)), (2, pytest.approx(0.3))]
+
+def test_maps_of_deep_models_hold_no_nan():
+    torch.manual_seed(0)
+    cfg = ViTConfig(image_size=48, patch_size=8, stride=4, dim=32, depth=32, heads=2, mlp_dim=32, num_classes=3)
+    model = VisionTransformer(cfg).eval()
+    for name, weight in model.named_parameters():
+        if "qkv.weight" in name:
+            weight.data *= 40  # sharp attention: a plain product of its rows is zero in float32
+    [insight] = look_into(model, torch.randn(1, 3, 48, 48), ((0.5,) * 3, (0.5,) * 3), ("mul", "matmul"))
+    for scores in (*insight.scores.values(), *insight.attention, torch.zeros(2, 121)):
+        for head in (None, 0, 1):
+            assert np.isfinite(attention_map(scores, cfg.grid, head)).all()
 
 
 def test_many_heads_on_one_patch():
@@ -156,6 +187,15 @@ def test_a_truncated_animation_is_no_traceback(tmp_path):
         (tmp_path / "cut.gif").write_bytes(content[:length])
         with contextlib.suppress(DataError):  # read as far as it goes, or said; nothing else
             read_photograph(tmp_path / "cut.gif", "cut.gif")
+
+
+def test_it_needs_no_notebook_and_draws_no_figure():
+    code = """
+import sys
+from fgvc_lib.app import Explorer, explain_photographs
+print({"seaborn", "IPython", "ipywidgets", "fgvc_lib.report"} & sys.modules.keys())
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 def test_no_photograph_named():

@@ -1,13 +1,11 @@
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from fgvc_lib.cnn import resnet18
-from fgvc_lib.datasets.geometry import box_mask, patch_boxes
-from fgvc_lib.datasets.views import IMAGENET
+from fgvc_lib.config import Experiment
+from fgvc_lib.datasets import normalisation
 from fgvc_lib.errors import ConfigError
-from fgvc_lib.experiments.localisation import energy_in_box, map_hits, pointing_game, selection_hits
 from fgvc_lib.saliency import METHODS, attribute, fgsm, input_gradient
 from fgvc_lib.vit import VisionTransformer, ViTConfig
 
@@ -55,76 +53,17 @@ def test_unknown_objective():
 def test_fgsm_moves_every_value_up_the_loss_and_stays_a_picture():
     torch.manual_seed(0)
     model, labels = resnet18(3).eval(), torch.tensor([0, 2])
-    mean, deviation = torch.tensor(IMAGENET[0])[:, None, None], torch.tensor(IMAGENET[1])[:, None, None]
+    scale = normalisation(Experiment(model="resnet18"))
+    mean, std = (torch.tensor(values)[:, None, None] for values in scale)
     pixels = torch.rand(2, 3, 32, 32)
-    images = (pixels - mean) / deviation
-    moved = fgsm(model, images, labels, 2, IMAGENET) * deviation + mean
+    images = (pixels - mean) / std
+    moved = fgsm(model, images, labels, 2, scale) * std + mean
     assert moved.min() >= -1e-6 and moved.max() <= 1 + 1e-6
     inside = (pixels > 2 / 255) & (pixels < 1 - 2 / 255) & (moved != pixels)
     assert torch.allclose((moved - pixels).abs()[inside], torch.tensor(2 / 255), atol=1e-6) and inside.float().mean() > 0.9
     loss = nn.CrossEntropyLoss()
-    assert loss(model((moved - mean) / deviation), labels) > loss(model(images), labels)
-    assert torch.equal(fgsm(model, images, labels, 0, IMAGENET), images.clamp(-mean / deviation, (1 - mean) / deviation))
-
-
-def test_maps_and_boxes_by_hand():
-    maps = np.zeros((2, 4, 5))
-    maps[0, 1, 3] = 3.0  # y 1, x 3
-    maps[0, 3, 0] = 1.0
-    boxes = np.array([[2.0, 0, 2, 2], [0, 0, 5, 4]])
-    assert box_mask(boxes, (4, 5))[0].nonzero()[0].tolist() == [0, 0, 1, 1]
-    assert pointing_game(maps, boxes).tolist() == [True, True]
-    assert pointing_game(maps, boxes + [0, 2, 0, 0]).tolist() == [False, False]
-    assert energy_in_box(maps, boxes).tolist() == [0.75, 0.0]  # an empty map has no energy anywhere
-
-
-def test_patches_by_hand():
-    boxes = patch_boxes(np.array([[0, 5]]), cols=4, patch_size=16, stride=12)
-    assert boxes.tolist() == [[[0, 0, 16, 16], [12, 12, 16, 16]]]
-
-
-def test_selections_by_hand():
-    patches = patch_boxes(range(9), cols=3, patch_size=16, stride=16)  # side by side on 48 x 48
-    boxes = np.array([[0.0, 0, 32, 32], [0, 0, 32, 32]])
-    nowhere = [np.nan, np.nan]
-    points = np.array([[[20.0, 4.0], nowhere], [nowhere, nowhere]])  # in patch 1; no part visible
-    hits = selection_hits(np.array([[1, 1, 8], [0, 1, 4]]), patches, boxes, points)
-    np.testing.assert_allclose(hits["bird"], [2 / 3, 1])
-    np.testing.assert_allclose(hits["part"], [1, np.nan])
-    np.testing.assert_allclose(hits["bird_chance"], [4 / 9, 4 / 9])
-    np.testing.assert_allclose(hits["part_chance"], [2 / 9, np.nan])  # two different patches of nine
-    assert selection_hits(np.array([[0, 2, 8], [0, 1, 4]]), patches, boxes, points)["part"][0] == 0
-
-
-def test_chance_is_what_random_patches_get():
-    rng = np.random.default_rng(0)
-    patches = patch_boxes(range(36), cols=6, patch_size=16, stride=12)
-    boxes = np.tile([10.0, 12, 30, 40], (4_000, 1))
-    points = np.tile([[30.0, 33.0], [14.0, 50.0]], (4_000, 1, 1))
-    parts = np.stack([rng.permutation(36)[:4] for _ in range(4_000)])
-    hits = selection_hits(parts, patches, boxes, points).mean()
-    assert hits["bird"] == pytest.approx(hits["bird_chance"], abs=0.02)
-    assert hits["part"] == pytest.approx(hits["part_chance"], abs=0.03) and 0.2 < hits["part"] < 0.9
-
-
-def test_map_hits_by_hand():
-    maps = np.zeros((2, 32, 32))
-    maps[0, 4, 4], maps[0, 20, 20], maps[0, 31, 31] = 3, 1, 4  # around a part that counts, around another, beside the bird
-    boxes = np.array([[0.0, 0, 24, 24], [0, 0, 16, 32]])
-    points = np.array([[[4.0, 4.0], [20.0, 20.0]], [[np.nan, np.nan]] * 2])
-    counting = points.copy()
-    counting[0, 1] = np.nan
-    maps[0, 12, 2] = 1  # on the bird, around no part
-    hits = map_hits(maps, boxes, points, counting)
-    assert hits["peak"].tolist() == [False, True]
-    np.testing.assert_allclose(hits["box"], [5 / 9, 0])
-    np.testing.assert_allclose(hits["part"], [4 / 5, np.nan])
-    np.testing.assert_allclose(hits["counting"], [3 / 4, np.nan])
-    np.testing.assert_allclose(hits["part_chance"], [2 * 12 * 12 / 24**2, np.nan])  # of each square, what the box holds
-    np.testing.assert_allclose(hits["counting_chance"], [0.5, np.nan])
-    np.testing.assert_allclose(hits["box_chance"], [(24 / 32) ** 2, 0.5])
-    even = map_hits(np.ones((2, 32, 32)), boxes, points, counting)
-    np.testing.assert_allclose(even[["part", "counting"]].loc[0], even[["part_chance", "counting_chance"]].loc[0])
+    assert loss(model((moved - mean) / std), labels) > loss(model(images), labels)
+    assert torch.equal(fgsm(model, images, labels, 0, scale), images.clamp(-mean / std, (1 - mean) / std))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -4,14 +4,17 @@ import csv
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from itertools import combinations
 
 import numpy as np
 import pytest
+import tyro
 from PIL import Image
 
 from fgvc_lib.errors import ConfigError, DataError, StorageError
-from fgvc_lib.synthbirds import drawing, generation
+from fgvc_lib.synthbirds import generation
 from fgvc_lib.synthbirds.drawing import draw
 from fgvc_lib.synthbirds.generation import generate
 from fgvc_lib.synthbirds.species import ATTRIBUTES, MAX_SPECIES, PARTS, SIZES, WORLDS, Sizes, diagnostic, species_list
@@ -99,7 +102,7 @@ def test_tables_say_what_diagnostic_says(smoke):
         for b in species
         if a.genus == b.genus and a is not b
         for name in diagnostic(a, b)
-        for part in ATTRIBUTES[name][0]
+        for part in ATTRIBUTES[name]["parts"]
     ]
     assert found == wanted and wanted
 
@@ -113,8 +116,8 @@ def test_pinned(smoke):
 
 
 def test_same_bytes_with_any_number_of_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr(synthbirds, "POOL_FROM", 1)
-    monkeypatch.setattr(synthbirds, "CHUNK", 5)
+    monkeypatch.setattr(generation, "POOL_ABOVE", 0)
+    monkeypatch.setattr(generation, "CHUNK", 5)
     sizes = Sizes(2, 2, 2, 2, 64)
     sums = [checksum(generate(tmp_path / str(n), sizes, 3, workers=n, progress=False)) for n in (1, 2)]
     assert sums[0] == sums[1]
@@ -122,6 +125,51 @@ def test_same_bytes_with_any_number_of_workers(tmp_path, monkeypatch):
     more = generate(tmp_path / "more", Sizes(2, 2, 3, 2, 64), 3, progress=False)
     first = rows(more / "images.txt")[0][1]
     assert (more / "images" / first).read_bytes() == (tmp_path / "1" / "images" / first).read_bytes()
+
+
+SCRIPT = """
+from fgvc_lib.synthbirds import generate, generation
+generation.POOL_ABOVE = {limit}
+generation.CHUNK = 5
+print("drawn", len(list(generate("set", "smoke", workers=2, progress=False).rglob("*.jpg"))))
+"""
+
+
+def run_script(folder, limit, indent=""):
+    """A script as a user writes it, in a process of its own."""
+    lines = SCRIPT.format(limit=limit).strip().replace("\n", f"\n{indent}")
+    guard = 'if __name__ == "__main__":\n' if indent else ""
+    (folder / "script.py").write_text(f"{guard}{indent}{lines}\n")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.run([sys.executable, "script.py"], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_a_script_needs_no_guard_for_a_small_set(tmp_path):
+    assert generation.POOL_ABOVE >= 840  # images of quick
+    run = run_script(tmp_path, limit=40)
+    assert (run.returncode, run.stdout) == (0, "drawn 40\n"), run.stderr
+
+
+def test_a_script_without_a_guard_is_told_so_for_a_large_set(tmp_path):
+    run = run_script(tmp_path, limit=39)
+    last = run.stderr.strip().splitlines()[-1]
+    assert run.returncode == 1 and last.startswith("fgvc_lib.errors.StorageError: ")
+    assert 'if __name__ == "__main__":' in last and "python -m fgvc_lib draw" in last
+    assert [path.name for path in tmp_path.iterdir()] == ["script.py"]  # nothing half-drawn is left
+    run = run_script(tmp_path, limit=39, indent="    ")
+    assert (run.returncode, run.stdout) == (0, "drawn 40\n"), run.stderr
+
+
+def test_on_the_command_line(smoke, tmp_path, capsys):
+    options = {"config": (tyro.conf.PositionalRequiredArgs,)}
+    root = tyro.cli(generate, args=[str(tmp_path / "set"), "--sizes", "smoke", "--no-progress"], **options)
+    assert root == tmp_path / "set" and checksum(root) == checksum(smoke)
+    with pytest.raises(ConfigError, match="unknown sizes 'huge'"):
+        tyro.cli(generate, args=[str(tmp_path / "set"), "--sizes", "huge"], **options)
+    with pytest.raises(SystemExit):
+        tyro.cli(generate, args=["--help"], **options)
+    said = capsys.readouterr().out
+    assert "--sizes {smoke,quick,full}" in said and "(default: quick)" in said
 
 
 def test_worlds_share_no_species():
@@ -156,8 +204,8 @@ def test_siblings_differ_only_near_the_diagnostic_parts():
         if a.genus != b.genus:
             continue
         (one, _, here), (two, _, there) = (draw(s, np.random.default_rng(seed), size) for s in (a, b))
-        parts = [part for name in diagnostic(a, b) for part in ATTRIBUTES[name][0]]
-        if not all(any(here[p][2] for p in ATTRIBUTES[name][0]) for name in diagnostic(a, b)):
+        parts = [part for name in diagnostic(a, b) for part in ATTRIBUTES[name]["parts"]]
+        if not all(any(here[p][2] for p in ATTRIBUTES[name]["parts"]) for name in diagnostic(a, b)):
             continue  # behind a twig or outside
         changed = np.abs(one.astype(int) - two).max(2) > 8
         near = np.zeros_like(changed)
@@ -198,7 +246,7 @@ def test_interrupted_generation_leaves_nothing(tmp_path, monkeypatch):
 
     sizes = Sizes(1, 1, 1, 1, 64)
     with monkeypatch.context() as patch:
-        patch.setattr(synthbirds, "_write_tables", stop)
+        patch.setattr(generation, "_write_tables", stop)
         with pytest.raises(KeyboardInterrupt):
             generate(tmp_path / "set", sizes, progress=False)
     assert not list(tmp_path.iterdir())
@@ -211,9 +259,11 @@ def test_interrupted_generation_leaves_nothing(tmp_path, monkeypatch):
     [
         {"sizes": "huge"},
         {"sizes": 3},
+        {"sizes": [2, 2, 6, 4]},
         {"world": "mars"},
         {"seed": -1},
         {"workers": 0},
+        {"workers": "2"},
         {"sizes": Sizes(0, 1, 1, 1)},
         {"sizes": Sizes(1, 1, 1, 0)},
         {"sizes": Sizes(1, 1.5, 1, 1)},

@@ -188,7 +188,9 @@ def test_more_layers_than_the_model_has_are_not_dropped(tmp_path):
     np.savez(tmp_path / "deep.npz", **deep)
     before = VisionTransformer(PLAIN)
     state = {name: value.clone() for name, value in before.state_dict().items()}
-    with pytest.raises(WeightsError, match=r"deep.npz holds Transformer/encoderblock_3/.* and 23 more arrays, which .* no place"):
+    with pytest.raises(
+        WeightsError, match=r"deep.npz holds Transformer/encoderblock_3/.* and 23 more arrays, which .* no place"
+    ):
         load_pretrained(before, tmp_path / "deep.npz")
     assert all(torch.equal(value, state[name]) for name, value in before.state_dict().items())
     with pytest.raises(WeightsError, match=r"the state dict holds blocks.3.norm1.weight and 23 more"):

@@ -4,89 +4,77 @@ import base64
 import hashlib
 import html
 import io
-from functools import lru_cache
-from typing import NamedTuple
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-import ipywidgets as widgets
 import numpy as np
-import torch
 
 from ..config import Experiment
-from ..datasets.build import open_splits
-from ..datasets.geometry import part_points, patch_boxes
-from ..datasets.image_set import class_title
-from ..datasets.photographs import read_photograph
-from ..datasets.views import build_transform, normalisation
+from ..datasets import class_title, normalisation, open_splits, part_points, patch_boxes, read_photograph, view
 from ..errors import DataError
 from ..experiments.localisation import selection_hits
 from ..experiments.variants import report_variants
 from ..part_selection import FUSIONS, select
-from ..report.plots import to_picture
 from ..runs import find_run
-from ..saliency import input_gradient
 from ..synthbirds.species import ATTRIBUTES
 from ..training import load_model
-from ..vit import PRESETS, VisionTransformer
+from ..vit import PRESETS
 from . import pictures
-from .explain import best_first
+from .insight import Insight, attention_map, look_into
 
-MEAN, NONE = "mean of heads", "none"
-CNN = "ResNet-18"
+if TYPE_CHECKING:
+    import ipywidgets
+
+CNN = "resnet18"  # its gradient stands beside every model's
 UPLOAD_LIMIT = 30_000_000  # bytes; a larger file still has to arrive for its sender to be told, see MESSAGE in the Makefile
-STYLE = """<style>
-.looks {display: flex; flex-wrap: wrap; gap: 1rem; line-height: 1.4} .looks section {flex: 1 1 20rem; min-width: 0}
-.looks .pictures {display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .5rem}
-.looks figure {margin: 0} .looks img {width: 100%; height: auto; display: block} .looks figcaption {font-size: .8rem}
-.looks ol {display: flex; flex-wrap: wrap; gap: .5rem; list-style: none; padding: 0; margin: .5rem 0}
-.looks li {width: 6.5rem; font-size: .8rem} .looks h3 {margin: .2rem 0}
-</style>"""
+STYLE = Path(__file__).with_name("explorer.css").read_text()
 
 
-class Scene(NamedTuple):
-    """All that one model computes for one image, so that no control but those two needs a forward pass."""
+class Settings(NamedTuple):
+    """What of a ViT is shown, and how."""
 
-    picture: np.ndarray  # (H, W, 3) in 0..1
-    logits: dict[str | None, torch.Tensor]  # by fusion (C,); None: of a model without part selection
-    scores: dict[str, torch.Tensor]  # by fusion (K, N); empty for a CNN
-    attention: torch.Tensor | None  # (L-1, K, N)
-    gradient: np.ndarray  # (H, W), of the likeliest class's logit
+    fusion: str = "mul"  # one of FUSIONS
+    layer: int = 1  # 1..L-1, or the last below that of a model with fewer layers
+    head: int = 0  # 1..K, or the last of a model with fewer heads; 0: their mean
+    top_k: int = 1  # patches a head
+    strength: float = 0.65  # of maps over the photograph, 0..1
 
 
 class Explorer:
-    """The finished runs of the report's table and their test images. Raises DataError if no run is finished."""
+    """The finished runs among the report's variants, and their test images. Raises DataError if no run is finished.
+
+    A photograph is the number of a test image, or the key that `upload` gives.
+    """
 
     def __init__(self, base: Experiment):
-        self.rows = {name: row for name, row in report_variants(base).items() if find_run(row).finished}
-        if not self.rows:
-            raise DataError("no run is finished yet: `make report` trains them")
         self.train, self.test = open_splits(base)
-        self.names = [class_title(name) for name in self.test.classes]
-        self.uploads = {}
-        self.model, self.scene = lru_cache(None)(self._model), lru_cache(256)(self._scene)
-        self.points, self.example = lru_cache(None)(self._points), lru_cache(None)(self._example)
+        self.variants, self.runs = {}, {}
+        for key, variant in report_variants(base).items():
+            run = find_run(variant.experiment, fingerprint=self.test.fingerprint)
+            if run.finished:
+                self.variants[key], self.runs[key] = variant, run
+        if not self.runs:
+            raise DataError("no run is finished yet: `make report` trains them")
+        self.base, self.names, self.uploads = base, [class_title(name) for name in self.test.classes], {}
+        self.model = lru_cache(None)(lambda key: load_model(self.runs[key]))
+        self.insight, self.example = lru_cache(256)(self._insight), lru_cache(None)(self._example)
 
-    def _model(self, name):
-        return load_model(find_run(self.rows[name]))
+    @cached_property
+    def points(self) -> np.ndarray | None:
+        """Where the parts lie in the models' view of each test image, see `part_points`; None for data without parts."""
+        return None if self.test.parts is None else part_points(self.test, self.base)
 
-    def _points(self, name):
-        return None if self.test.parts is None else part_points(self.test, self.rows[name])
+    def _insight(self, key: str, photo: int | str) -> Insight:
+        """Kept, so that no control but the photograph and the model needs a forward pass."""
+        experiment = self.variants[key].experiment
+        image = view(self.uploads[photo] if isinstance(photo, str) else self.test.load(photo), experiment)
+        return look_into(self.model(key), image[None], normalisation(experiment), FUSIONS)[0]
 
-    def _scene(self, name: str, key: int | str) -> Scene:
-        """key: number of a test image, or of an upload."""
-        model, row = self.model(name), self.rows[name]
-        photo = self.uploads[key] if isinstance(key, str) else self.test.load(key)
-        image = build_transform(row, train=False)(photo)
-        picture, gradient = to_picture(image, normalisation(row)), input_gradient(model, image[None], objective="logit")
-        if not isinstance(model, VisionTransformer):
-            with torch.no_grad():
-                return Scene(picture, {None: model(image[None])[0]}, {}, None, gradient[0].numpy())
-        seen = {fusion: model.inspect(image[None], fusion) for fusion in FUSIONS}
-        logits = {fusion: one.logits[0] for fusion, one in seen.items()}
-        if not model.cfg.fusion:
-            with torch.no_grad():
-                logits = {None: model(image[None])[0]}
-        scores = {fusion: one.scores[0] for fusion, one in seen.items()}
-        return Scene(picture, logits, scores, seen["mul"].cls_attention[:, 0], gradient[0].numpy())
+    def _example(self, label: int) -> str:
+        """A training image of a class, as HTML."""
+        photo = self.train.load(self.train.labels.index(label)).resize((104, 104))
+        return _image(photo, f"Example of {self.names[label]}")
 
     def upload(self, content: bytes, name: str) -> tuple[str, list[str]]:
         """Take a photograph -> its key and remarks on it. Raises DataError for what is no image or too large."""
@@ -97,93 +85,90 @@ class Explorer:
         self.uploads = {key: photo}  # only the last: a visitor may upload many
         return key, remarks
 
-    def page(self, names, key, fusion="mul", layer=1, head=MEAN, top_k=1, strength=0.65) -> str:
-        """HTML of one image as the models `names` see it, side by side."""
-        columns = "".join(self._column(name, key, fusion, layer, head, top_k, strength) for name in names)
-        return f'{STYLE}<div class="looks">{columns}</div>'
+    def page(self, keys: list[str], photo: int | str, **settings) -> str:
+        """HTML of one photograph as the variants `keys` see it, side by side; settings: see `Settings`."""
+        sections = [self._section(key, photo, Settings(**settings)) for key in keys]
+        return f'<style>{STYLE}</style><div class="looks">{"".join(sections)}</div>'
 
-    def _column(self, name, key, fusion, layer, head, top_k, strength):
-        scene = self.scene(name, key)
-        likely = best_first(scene.logits[fusion if fusion in scene.logits else None].softmax(-1))
-        predicted, truth = likely[0][0], None if isinstance(key, str) else self.test.labels[key]
-        parts = select(scene.scores[fusion][None], top_k)[0].numpy() if scene.scores else None
-        if parts is None:
-            shown = [(pictures.photograph(scene.picture), "photograph", "The photograph as the model sees it")]
-        else:
-            shown = self._attention(name, scene, parts, fusion, layer, head, top_k, strength)
-        maps = {name: scene.gradient} | ({CNN: self.scene(CNN, key).gradient} if CNN in self.rows else {})
-        for who, values in maps.items():
-            y, x = (place / side for place, side in zip(_peak(values), values.shape, strict=True))
-            alt = f"Input gradient of {who}: strongest {x:.0%} from the left, {y:.0%} from the top"
-            shown.append((pictures.heat(values), f"input gradient, {who}", alt))
+    def _section(self, key, photo, settings):
+        insight, title = self.insight(key, photo), html.escape(self.variants[key].title)
+        rule = None if None in insight.probabilities else settings.fusion  # None: the model selects nothing
+        confidences, labels = insight.probabilities[rule].topk(min(5, len(self.names)))
+        labels, parts = labels.tolist(), None
+        shown = [(pictures.photograph(insight.picture), "photograph", "The photograph as the model sees it")]
+        if insight.scores:
+            parts = select(insight.scores[settings.fusion][None], settings.top_k)[0].numpy()
+            shown = self._attention(key, insight, parts, settings)
+        shown += self._gradients(key, photo)
         classes = "".join(
-            f"<li>{self.example(place)}{html.escape(self.names[place])}<br>{share:.0%}</li>" for place, share in likely
+            f"<li>{self.example(label)}{html.escape(self.names[label])}<br>{confidence:.0%}</li>"
+            for label, confidence in zip(labels, confidences.tolist(), strict=True)
         )
         return (
-            f"<section><h3>{html.escape(name)}: {html.escape(self.names[predicted])}, {likely[0][1]:.0%} sure</h3>"
-            f"<p>{html.escape(self._verdict(name, key, truth, predicted, parts))}</p>"
+            f"<section><h3>{title}: {html.escape(self.names[labels[0]])}, {confidences[0]:.0%} sure</h3>"
+            f"<p>{html.escape(self.verdict(key, photo, labels[0], parts))}</p>"
             f'<div class="pictures">{"".join(_figure(*one) for one in shown)}</div>'
             f'<ol aria-label="The likeliest classes">{classes}</ol></section>'
         )
 
-    def _attention(self, name, scene, parts, fusion, layer, head, top_k, strength):
+    def _attention(self, key, insight, parts, settings):
         """(picture, caption, text alternative) of the selected patches, the fused map and one layer's."""
-        cfg = self.model(name).cfg
-        geometry, columns = (cfg.patch_size, cfg.stride), cfg.grid[1]
+        cfg = self.model(key).cfg
+        fusion, top_k, columns = settings.fusion, settings.top_k, cfg.grid[1]
         places = [f"head {i // top_k + 1} row {p // columns + 1} column {p % columns + 1}" for i, p in enumerate(parts)]
+        marked = pictures.marked(insight.picture, parts, columns, cfg.patch_size, cfg.stride, top_k)
         caption = f"{'' if cfg.fusion else 'what it would select: '}patches by {fusion}, a number a head"
-        marked = pictures.marked(scene.picture, parts, columns, *geometry, top_k)
         shown = [(marked, caption, f"Patches selected by {fusion}: {'; '.join(places)}")]
-        layer, who = min(layer, cfg.depth - 1), MEAN if head == MEAN else f"head {min(head, cfg.heads)}"
-        for what, values in ((f"fused by {fusion}", scene.scores[fusion]), (f"layer {layer}", scene.attention[layer - 1])):
-            shares = values / values.sum(-1, keepdim=True)
-            weights = shares.mean(0) if head == MEAN else shares[min(head, cfg.heads) - 1]
-            weights = weights.unflatten(0, cfg.grid).numpy()
+        layer, head = min(settings.layer, cfg.depth - 1), min(settings.head, cfg.heads)
+        whose = f"head {head}" if head else "mean of heads"
+        maps = {f"fused by {fusion}": insight.scores[fusion], f"layer {layer}": insight.attention[layer - 1]}
+        for what, values in maps.items():
+            weights = attention_map(values, cfg.grid, head - 1 if head else None)
             row, column = _peak(weights)
-            alt = f"Attention {what}, {who}: most at row {row + 1}, column {column + 1}"
-            shown.append((pictures.overlay(scene.picture, weights, *geometry, strength), f"attention, {what}, {who}", alt))
+            overlay = pictures.overlay(insight.picture, weights, cfg.patch_size, cfg.stride, settings.strength)
+            alt = f"Attention {what}, {whose}: most at row {row + 1}, column {column + 1}"
+            shown.append((overlay, f"attention, {what}, {whose}", alt))
         return shown
 
-    def _verdict(self, name, key, truth, predicted, parts):
-        """Right or wrong, what sets the two species apart, and whether the selected patches hit it."""
-        if truth is None:
-            return "Your photograph: the model knows no other species than those it was trained on."
-        words = [f"True: {self.names[truth]}, so this is {'right' if truth == predicted else 'wrong'}."]
-        looks = self.test.attributes
-        if looks is None:
-            return words[0]
-        if truth == predicted:
-            siblings = [i for i in range(len(looks)) if looks["genus"][i] == looks["genus"][truth] and i != truth]
-            different = [name for name in ATTRIBUTES if any(looks[name][i] != looks[name][truth] for i in siblings)]
-            words.append(f"Its siblings differ in {_and(different)}.")
-        elif looks["genus"][truth] != looks["genus"][predicted]:
-            return f"{words[0]} The two are of different genera: silhouette and plumage differ."
-        else:
-            different = [name for name in ATTRIBUTES if looks[name][truth] != looks[name][predicted]]
-            pairs = [f"{_plain(name)}: {looks[name][truth]}, not {looks[name][predicted]}" for name in different]
-            words.append(f"What sets them apart: {'; '.join(pairs)}.")
-        if parts is None:
-            return " ".join(words)
-        cfg, points, hit = self.model(name).cfg, self.points(name)[key], {}
-        patches = patch_boxes(range(cfg.grid[0] * cfg.grid[1]), cfg.grid[1], cfg.patch_size, cfg.stride)
-        for attribute in different:
-            places = points[[list(self.test.part_names).index(part) for part in ATTRIBUTES[attribute][0]]]
-            hit[_plain(attribute)] = selection_hits(parts[None], patches, np.zeros((1, 4)), places[None])["part"][0]
-        groups = {"hit": 1, "miss": 0}
-        said = [
-            f"{verb} {_and([k for k, v in hit.items() if v == value])}"
-            for verb, value in groups.items()
-            if value in hit.values()
-        ]
-        unseen = [name for name, value in hit.items() if np.isnan(value)]
-        words.append(f"The selected patches {' and '.join(said)}." if said else "")
-        words.append(f"Not visible here: {_and(unseen)}." if unseen else "")
-        return " ".join(filter(None, words))
+    def _gradients(self, key, photo):
+        """(picture, caption, text alternative) of the model's input gradient, and of the CNN's beside it."""
+        for one in dict.fromkeys([key, *({CNN} & self.runs.keys())]):
+            values, title = self.insight(one, photo).gradient, self.variants[one].title
+            y, x = (place / side for place, side in zip(_peak(values), values.shape, strict=True))
+            alt = f"Input gradient of {title}: strongest {x:.0%} from the left, {y:.0%} from the top"
+            yield pictures.heat(values), f"input gradient, {title}", alt
 
-    def _example(self, place):
-        """A training image of a class, as HTML."""
-        photo = self.train.load(self.train.labels.index(place)).resize((104, 104))
-        return _image(photo, f"Example of {self.names[place]}")
+    def verdict(self, key: str, photo: int | str, predicted: int, parts: np.ndarray | None) -> str:
+        """Right or wrong, what sets the two species apart, and whether the selected patches (K * top_k) hit it."""
+        if isinstance(photo, str):
+            return "Your photograph: the model knows no other species than those it was trained on."
+        truth, looks = self.test.labels[photo], self.test.attributes
+        verdict = f"True: {self.names[truth]}, so this is {'right' if truth == predicted else 'wrong'}."
+        if looks is None:
+            return verdict
+        genus, own = looks["genus"], looks.loc[truth, [*ATTRIBUTES]]
+        if genus[truth] != genus[predicted]:
+            return f"{verdict} The two are of different genera: silhouette and plumage differ."
+        rivals = looks.loc[(genus == genus[truth]) & (looks.index != truth) if truth == predicted else [predicted]]
+        different = [name for name in ATTRIBUTES if (rivals[name] != own[name]).any()]
+        if truth == predicted:
+            verdict += f" Its siblings differ in {_and(different)}."
+        else:
+            pairs = [f"{_plain(name)}: {own[name]}, not {looks[name][predicted]}" for name in different]
+            verdict += f" What sets them apart: {'; '.join(pairs)}."
+        return verdict if parts is None or self.points is None else verdict + self._hits(key, photo, different, parts)
+
+    def _hits(self, key, photo, attributes, parts):
+        """Which of the attributes the selected patches hit, in words."""
+        cfg, names = self.model(key).cfg, {1: [], 0: [], None: []}  # hit, missed, not visible
+        patches = patch_boxes(np.arange(cfg.grid[0] * cfg.grid[1]), cfg.grid[1], cfg.patch_size, cfg.stride)
+        for attribute in attributes:
+            places = self.points[photo, [self.test.part_names.index(part) for part in ATTRIBUTES[attribute]["parts"]]]
+            hit = selection_hits(parts[None], patches, np.zeros((1, 4)), places[None])["part"][0]
+            names[None if np.isnan(hit) else int(hit)].append(attribute)
+        said = [f"{verb} {_and(names[hit])}" for verb, hit in (("hit", 1), ("miss", 0)) if names[hit]]
+        words = f" The selected patches {' and '.join(said)}." if said else ""
+        return words + (f" Not visible here: {_and(names[None])}." if names[None] else "")
 
 
 def _peak(values):
@@ -194,9 +179,9 @@ def _plain(attribute):
     return attribute.replace("_", " ")
 
 
-def _and(names):
-    names = [_plain(name) for name in names]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "nothing"
+def _and(attributes):
+    *names, last = map(_plain, attributes or ["nothing"])
+    return f"{', '.join(names)} and {last}" if names else last
 
 
 def _image(picture, alt):
@@ -208,13 +193,16 @@ def _figure(picture, caption, alt):
     return f"<figure>{_image(picture, alt)}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
-def explorer_widget(base: Experiment) -> widgets.Widget:
+def explorer_widget(base: Experiment) -> "ipywidgets.Widget":
     """The explorer as a widget; all of it can be used by keyboard."""
+    import ipywidgets as widgets  # it imports IPython, which nothing else here needs
+
     state = Explorer(base)
-    names = list(state.rows)
-    first = "PSM mul" if "PSM mul" in names else names[-1]
-    shapes = [PRESETS[row.model] for row in state.rows.values() if row.model in PRESETS]
+    titles = {variant.title: key for key, variant in state.variants.items()}
+    shapes = [PRESETS[one.experiment.model] for one in state.variants.values() if one.experiment.model in PRESETS]
     depth, heads = max((shape.depth for shape in shapes), default=2), max((shape.heads for shape in shapes), default=1)
+    labels = np.array(state.test.labels)
+    images, uploaded = np.arange(len(labels)), None  # what the slider runs over; the key of an upload shown instead
 
     def control(kind, description, *values, **options):
         style = {"description_width": "7.5rem"}
@@ -222,75 +210,77 @@ def explorer_widget(base: Experiment) -> widgets.Widget:
 
     species = control(widgets.Dropdown, "species", options=["all", *state.names])
     outcome = control(widgets.Dropdown, "first model is", options=["right or wrong", "right", "wrong"])
-    image = control(widgets.IntSlider, "image", min=1, max=len(state.test), value=1, continuous_update=False)
-    one = control(widgets.Dropdown, "model", options=names, value=first)
-    two = control(widgets.Dropdown, "beside it", options=[NONE, *names], value=NONE)
-    fusion = control(widgets.Dropdown, "fusion", options=FUSIONS, value="mul")
-    layer = control(widgets.IntSlider, "layer", min=1, max=depth - 1, value=depth - 1)
-    head = control(widgets.Dropdown, "head", options=[MEAN, *range(1, heads + 1)])
-    top_k = control(widgets.IntSlider, "patches a head", min=1, max=4)
-    strength = control(widgets.FloatSlider, "strength of maps", min=0, max=1, step=0.05, value=0.65)
+    image = control(widgets.IntSlider, "image", min=1, max=len(labels), value=1, continuous_update=False)
+    first = "psm_mul" if "psm_mul" in state.variants else list(state.variants)[-1]
+    one = control(widgets.Dropdown, "model", options=titles, value=first)
+    two = control(widgets.Dropdown, "beside it", options={"none": "", **titles}, value="")
+    settings = {
+        "fusion": control(widgets.Dropdown, "fusion", options=FUSIONS, value="mul"),
+        "layer": control(widgets.IntSlider, "layer", min=1, max=depth - 1, value=depth - 1),
+        "head": control(widgets.Dropdown, "head", options={"mean of heads": 0} | {str(n): n for n in range(1, heads + 1)}),
+        "top_k": control(widgets.IntSlider, "patches a head", min=1, max=4),
+        "strength": control(widgets.FloatSlider, "strength of maps", min=0, max=1, step=0.05, value=0.65),
+    }
     upload = widgets.FileUpload(accept="image/*", description="Your photograph", layout={"width": "22rem"})
-    message, view = widgets.HTML(), widgets.HTML()
-    chosen = {"images": list(range(len(state.test))), "upload": None}
+    message, page = widgets.HTML(), widgets.HTML()
 
-    def say(text):
+    def say(text=""):
         message.value = f'<p role="alert">{html.escape(text)}</p>' if text else ""
 
     def show(_=None):
-        models = [one.value] + [two.value] * (two.value != NONE)
-        key = chosen["upload"] or (chosen["images"][image.value - 1] if chosen["images"] else None)
-        if key is None:
-            view.value = ""
+        if uploaded is None and not len(images):
+            page.value = ""
             say("No test image is like that: choose another species, or right or wrong.")
             return
-        view.value = state.page(models, key, fusion.value, layer.value, head.value, top_k.value, strength.value)
+        photo = uploaded or int(images[image.value - 1])
+        keys = [one.value, two.value] if two.value else [one.value]
+        page.value = state.page(keys, photo, **{name: widget.value for name, widget in settings.items()})
+
+    def show_test_image(_=None):
+        nonlocal uploaded
+        uploaded = None
+        say()
+        show()
 
     def filter_images(_=None):
-        chosen["upload"] = None
-        run, labels = find_run(state.rows[one.value]), np.array(state.test.labels)
-        keep = (labels == state.names.index(species.value)) if species.value != "all" else np.ones(len(labels), bool)
+        nonlocal images
+        keep = labels == state.names.index(species.value) if species.value != "all" else np.full(len(labels), True)
         if outcome.value != "right or wrong":
-            keep &= run.correct.reindex(state.test.ids).to_numpy() == (outcome.value == "right")
-        chosen["images"] = np.flatnonzero(keep).tolist()
-        say("")
+            correct = state.runs[one.value].correct.reindex(state.test.ids)
+            keep &= correct.to_numpy() == (outcome.value == "right")
+        images = np.flatnonzero(keep)
         with image.hold_trait_notifications():
-            image.value, image.max = 1, max(1, len(chosen["images"]))
-        show()
+            image.value, image.max = 1, max(1, len(images))
+        show_test_image()
 
-    def pick(_):
-        chosen["upload"] = None
-        say("")
-        show()
-
-    def other_model(_):
+    def change_model(_):
         show() if outcome.value == "right or wrong" else filter_images()
 
     def take(change):
+        nonlocal uploaded
         if not change["new"]:
             return
         file = change["new"][0]
         upload.value = ()  # so that the same file can be chosen again
         try:
             key, remarks = state.upload(bytes(file["content"]), file["name"])
-            outcome.value = "right or wrong"  # nobody knows of an upload
-            chosen["upload"] = key
-            say("; ".join(remarks))
-            show()
         except DataError as error:
             say(str(error))
+            return
+        outcome.value = "right or wrong"  # nobody knows of an upload
+        uploaded = key
+        say("; ".join(remarks))
+        show()
 
-    for widget in (two, fusion, layer, head, top_k, strength):
+    for widget in (two, *settings.values()):
         widget.observe(show, "value")
     for widget in (species, outcome):
         widget.observe(filter_images, "value")
-    one.observe(other_model, "value")
-    image.observe(pick, "value")
+    one.observe(change_model, "value")
+    image.observe(show_test_image, "value")
     upload.observe(take, "value")
     show()
-    boxes = [
-        widgets.VBox(group)
-        for group in ([species, outcome, image, upload], [one, two, fusion, top_k], [layer, head, strength])
-    ]
-    controls = widgets.HBox(boxes, layout={"flex_flow": "row wrap"})
-    return widgets.VBox([controls, message, view])
+    fusion, layer, head, top_k, strength = settings.values()
+    groups = [species, outcome, image, upload], [one, two, fusion, top_k], [layer, head, strength]
+    controls = widgets.HBox([widgets.VBox(group) for group in groups], layout={"flex_flow": "row wrap"})
+    return widgets.VBox([controls, message, page])

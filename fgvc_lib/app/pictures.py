@@ -1,44 +1,56 @@
-"""Quick pictures for the explorer and `explain`: milliseconds each, where a matplotlib figure takes tenths of a second."""
+"""Pictures of what a model sees: milliseconds each, where a matplotlib figure takes tenths of a second."""
 
 import io
+from collections import Counter
 from functools import cache
 
 import matplotlib
 import numpy as np
+import torch
 from matplotlib.font_manager import fontManager
 from PIL import Image, ImageDraw, ImageFont
 
-from ..report.plots import COLOURS, HEAT
-
+# seaborn's palette for the colour-blind, its two oranges apart
+COLOURS = (
+    "#0173b2", "#de8f05", "#029e73", "#cc78bc", "#56b4e9", "#d55e00", "#ca9161", "#fbafe4", "#949494", "#ece133",
+)  # fmt: skip
+HEAT = "magma"  # perceptually even, readable in grey and by the colour-blind
 SIZE = 320  # pixels, both ways
 # For names of classes in Chinese, which the usual font has no letters for; the first that is installed is used.
 CJK = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "PingFang SC", "Microsoft YaHei")
 
 
+def to_picture(image: torch.Tensor, normalisation: tuple) -> np.ndarray:
+    """A normalised image (3, H, W) -> (H, W, 3) floats in 0..1; `normalisation` as `datasets.normalisation` gives it."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in normalisation)
+    return (image * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
+
+
 def photograph(picture: np.ndarray) -> Image.Image:
     """(H, W, 3) floats in 0..1 -> a picture SIZE pixels wide and high."""
-    return _enlarge((np.asarray(picture) * 255).round().astype(np.uint8), Image.Resampling.BICUBIC)
+    return _enlarge(picture, Image.Resampling.BICUBIC)
 
 
 def overlay(picture: np.ndarray, weights: np.ndarray, patch_size: int, stride: int, strength: float = 0.65) -> Image.Image:
     """A picture (H, W, 3) under the patches' weights (rows, cols), scaled to 0..1; strength: 0 no map, 1 nothing else.
 
-    Each weight colours the stride-wide cell in its patch's middle; what no patch's middle covers stays as it is.
+    Each weight colours the stride-wide cell in its patch's middle; what no patch's middle covers stays as it is. Weights
+    that are all the same, or not numbers, count as 0.
     """
-    weights = (weights - weights.min()) / max(np.ptp(weights), 1e-12)
-    cells = np.kron(weights, np.ones((stride, stride)))
+    weights = np.nan_to_num(weights)
+    cells = np.kron(_scaled(weights - weights.min(), weights.max() - weights.min()), np.ones((stride, stride)))
     margin = (patch_size - stride) // 2
     covered = tuple(slice(margin, margin + side) for side in cells.shape)
     mixed = np.array(picture, dtype=float)
     cells = cells[: mixed[covered].shape[0], : mixed[covered].shape[1]]
     mixed[covered] = (1 - strength) * mixed[covered] + strength * _coloured(cells)
-    return _enlarge((mixed * 255).round().astype(np.uint8), Image.Resampling.NEAREST)
+    return _enlarge(mixed, Image.Resampling.NEAREST)
 
 
 def heat(values: np.ndarray) -> Image.Image:
     """A map (H, W) of values from 0 up, the highest half per cent of them cut to one colour."""
-    top = np.quantile(values, 0.995)
-    return _enlarge((_coloured(np.clip(values / max(top, 1e-12), 0, 1)) * 255).astype(np.uint8), Image.Resampling.NEAREST)
+    values = np.nan_to_num(values)
+    return _enlarge(_coloured(_scaled(values, np.quantile(values, 0.995))), Image.Resampling.NEAREST)
 
 
 def marked(
@@ -47,19 +59,19 @@ def marked(
     """A picture with the selected patches (K * top_k), framed in the colour and with the number of their head."""
     image = photograph(picture)
     scale, pen = SIZE / picture.shape[0], ImageDraw.Draw(image)
-    font = ImageFont.load_default(size=17)
-    taken = {}  # heads that chose the same patch write side by side
-    for place, part in enumerate(parts):
-        head, place_in_patch = place // top_k, taken.get(int(part), 0)
-        taken[int(part)] = place_in_patch + 1
+    font, edge = ImageFont.load_default(size=22), patch_size * scale
+    taken, numbers = Counter(), []  # heads that chose the same patch write side by side
+    for place, part in enumerate(np.asarray(parts).tolist()):
+        head, before = place // top_k, taken[part]
+        taken[part] += 1
         x, y = part % columns * stride * scale, part // columns * stride * scale
-        edge = patch_size * scale
-        inset = min(3 * place_in_patch, edge / 2 - 3)
-        colour = COLOURS[head % len(COLOURS)]
-        pen.rectangle((x + inset, y + inset, x + edge - inset, y + edge - inset), outline="white", width=4)
-        pen.rectangle((x + inset, y + inset, x + edge - inset, y + edge - inset), outline=colour, width=2)
-        at = (x + 5 + 13 * place_in_patch, y + 2)
-        pen.text(at, str(head + 1), fill="white", font=font, stroke_width=2, stroke_fill="black")
+        inset, colour = max(0, min(5 * before, edge / 2 - 5)), COLOURS[head % len(COLOURS)]
+        pen.rectangle((x + inset, y + inset, x + edge - inset, y + edge - inset), outline=colour, width=5)
+        numbers.append(((x + 3 + 18 * before, y), str(head + 1), colour))
+    for at, number, colour in numbers:  # on top of all frames
+        left, top, right, bottom = pen.textbbox(at, number, font=font)
+        pen.rectangle((left - 3, top - 3, right + 2, bottom + 3), fill=colour)
+        pen.text(at, number, fill="white", font=font)
     return image
 
 
@@ -89,9 +101,13 @@ def jpeg(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def _scaled(values, top):
+    return np.clip(values / top, 0, 1) if top > 0 else np.zeros(values.shape)
+
+
 def _coloured(values):
     return matplotlib.colormaps[HEAT](values)[..., :3]
 
 
-def _enlarge(pixels, how):
-    return Image.fromarray(pixels).resize((SIZE, SIZE), how)
+def _enlarge(picture, how):
+    return Image.fromarray((np.asarray(picture) * 255).round().astype(np.uint8)).resize((SIZE, SIZE), how)

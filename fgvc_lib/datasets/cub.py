@@ -1,13 +1,15 @@
 """CUB-200-2011 from its official files, and any folder in its layout."""
 
-import hashlib
+import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..errors import ConfigError, DataError
-from .image_set import ImageSet
+from ..errors import DataError
+from .fingerprint import Entry
+from .image_set import ImageSet, one_split
 
 
 class CUB200(ImageSet):
@@ -18,10 +20,8 @@ class CUB200(ImageSet):
     Raises DataError, naming file and line, for a folder or an index file that is not in that layout.
     """
 
-    def __init__(self, root, split="train", transform=None):
+    def __init__(self, root: str | Path, split: str = "train", transform: Callable | None = None):
         root = Path(root)
-        if split not in ("train", "test"):
-            raise ConfigError(f"unknown split {split!r}: choose train or test")
         if not root.is_dir() or not any(root.iterdir()):
             state = "empty" if root.is_dir() else "missing"
             raise DataError(f"the data folder {root} is {state}: `make data` fetches CUB-200-2011, or name another folder")
@@ -34,27 +34,17 @@ class CUB200(ImageSet):
             _same_ids(root / file, known, paths)
         for image_id, class_id in label_of.items():
             if class_id not in classes:
-                raise DataError(
-                    f"{root / 'image_class_labels.txt'}: image {image_id} has class {class_id}, not in classes.txt"
-                )
+                file = root / "image_class_labels.txt"
+                raise DataError(f"{file}: image {image_id} has class {class_id}, not in classes.txt")
         if untrained := set(classes) - {label_of[i] for i in paths if training[i]}:
             names = ", ".join(classes[c] for c in sorted(untrained)[:5])
             raise DataError(f"{root / 'train_test_split.txt'} leaves these classes without training images: {names}")
 
-        files = {image_id: root / "images" / path for image_id, path in paths.items()}
-        for image_id, file in files.items():
-            if not file.is_file():
-                raise DataError(f"{root / 'images.txt'}: image {image_id} has no file {file}")
-        ids = [i for i in paths if bool(training[i]) == (split == "train")]
-        fingerprint = hashlib.sha256()
-        for name in ("images.txt", "image_class_labels.txt", "train_test_split.txt", "synthbirds.json"):
-            fingerprint.update((root / name).read_bytes() if (root / name).exists() else b"")
-        # Sizes tell a changed image at once and without reading it.
-        fingerprint.update(",".join(str(file.stat().st_size) for file in files.values()).encode())
-        super().__init__(
-            [files[i] for i in ids], [position[label_of[i]] for i in ids], classes.values(), transform,
-            ids, fingerprint=fingerprint.hexdigest(),
-        )  # fmt: skip
+        entries = [
+            Entry(image_id, "train" if training[image_id] else "test", position[label_of[image_id]], root / "images" / path)
+            for image_id, path in paths.items()
+        ]
+        super().__init__(**one_split(root, split, entries, [*classes.values()]), transform=transform)
         self._read_annotations(root, list(classes))
 
     def _read_annotations(self, root, class_ids):
@@ -77,10 +67,18 @@ class CUB200(ImageSet):
                 if image_id in row_of:
                     self.parts[row_of[image_id], column[part_id]] = x, y, visible
             if (root / "diagnostic_parts.csv").exists():
-                rows = pd.read_csv(root / "diagnostic_parts.csv")
-                self.diagnostic = np.zeros((len(self.classes), len(names)), dtype=bool)
-                places = pd.Index(class_ids).get_indexer(rows["class_id"]), pd.Index(column).get_indexer(rows["part_id"])
-                self.diagnostic[places] = True
+                self._read_diagnostic(root / "diagnostic_parts.csv", class_ids, [*names])
+
+    def _read_diagnostic(self, path, class_ids, part_ids):
+        self.diagnostic = np.zeros((len(class_ids), len(part_ids)), dtype=bool)
+        columns = {"class_id": [*map(str, class_ids)], "part_id": [*map(str, part_ids)]}
+        with open(path, encoding="utf-8", errors="replace", newline="") as file:
+            lines = csv.DictReader(file)
+            for line in lines:
+                for column, known in columns.items():
+                    if line.get(column) not in known:
+                        raise DataError(f"{path}, line {lines.line_num}: there is no {column} {line.get(column)!r}")
+                self.diagnostic[tuple(known.index(line[column]) for column, known in columns.items())] = True
 
 
 def _read(path, *types):

@@ -5,7 +5,7 @@ import shutil
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pooch
 import requests
@@ -33,6 +33,23 @@ SOURCES = {
         "sha256:f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec", "weights/resnet18-f37072fd.pth",
     ),
 }  # fmt: skip
+
+
+def fetch_all(only: Literal["all", "cub", "vit", "resnet"] = "all") -> str:
+    """Fetch what profile `full` needs into data/: CUB-200-2011, and the weights of the ViT and of the ResNet.
+
+    Returns a line for each, saying where it is. One that cannot be fetched does not stop the others.
+    Raises DataError, with a line for each that failed.
+    """
+    places, problems = [], []
+    for name in SOURCES if only == "all" else [only]:
+        try:
+            places.append(f"{name}: {fetch(SOURCES[name])}")
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(problems))
+    return "\n".join(places)
 
 
 def fetch(source: Source, data: Path | None = None) -> Path:
@@ -85,7 +102,7 @@ def _download(url, output_file, _):
     os.replace(part, output)
 
 
-def _unpack(archive, folder):
+def _unpack(archive, folder):  # pooch's Untar does without tarfile's data filter on Python 3.11
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary, tarfile.open(archive) as tar:
         members = tqdm(tar, desc=f"Unpacking {archive.name}", unit=" files")
         tar.extractall(temporary, members, filter="data")

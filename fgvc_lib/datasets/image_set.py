@@ -2,31 +2,39 @@
 
 import os
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
+from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
+from .fingerprint import Entry, content_fingerprint
+from .photographs import read_photograph
+
+SPLITS = ("train", "test")
 
 
 class ImageSet(Dataset):
     """Images with labels; item i is (image as RGB, after the transform, label).
 
-    classes: C names. paths, labels (0-based), ids: one an image. boxes: (n, 4) x y width height in pixels, or None.
+    classes: C names. paths, labels (0-based), ids: one for each image. boxes: (n, 4) x y width height in pixels, or None.
     parts: (n, P, 3) x y visible in pixels, or None; part_names: P names. diagnostic: (C, P) bool, whether a part tells
-    a class from one that looks like it, or None. attributes: a row a class, what it looks like in words, or None.
-    fingerprint: checksum of what both splits hold; a run is found by it.
+    a class from one that looks like it, or None. attributes: one row per class, what it looks like in words, or None.
+    fingerprint: checksum of what both splits hold, or a function that gives it; a run is found by it.
+    origin: which folder and split the images come from.
     """
 
     boxes = parts = diagnostic = attributes = None
     part_names = ()
 
-    def __init__(self, paths, labels, classes, transform=None, ids=None, *, fingerprint):
+    def __init__(self, paths, labels, classes, transform=None, ids=None, *, fingerprint="", origin=""):
         self.paths, self.labels, self.classes = list(paths), list(labels), list(classes)
         self.ids = list(range(1, len(self.paths) + 1)) if ids is None else list(ids)
-        self.transform, self.fingerprint = transform, fingerprint
+        self.transform, self.origin, self._fingerprint = transform, origin, fingerprint
 
     def __len__(self):
         return len(self.paths)
@@ -35,15 +43,23 @@ class ImageSet(Dataset):
         image = self.load(index)
         return (self.transform(image) if self.transform else image), self.labels[index]
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Checksum of what both splits hold, see `content_fingerprint`; computed when first asked for."""
+        return self._fingerprint() if callable(self._fingerprint) else self._fingerprint
+
+    @property
+    def upright(self) -> bool:
+        """Whether photographs are turned as their EXIF data says: not where boxes or parts count the files' own pixels."""
+        return self.boxes is None and self.parts is None
+
     def load(self, index: int) -> Image.Image:
-        """The photograph as RGB, whatever it was (grey, CMYK, palette), and upright, unless it has boxes or parts: those
-        count the file's own pixels. Raises DataError if it cannot be decoded."""
+        """The photograph as RGB, see `read_photograph`. Raises DataError if it cannot be decoded."""
         try:
-            with Image.open(self.paths[index]) as image:
-                upright = ImageOps.exif_transpose(image) if self.boxes is None and self.parts is None else image
-                return upright.convert("RGB")
-        except Exception as error:  # Pillow's decoders raise of every kind
-            raise DataError(f"cannot decode the image {self.paths[index]} ({error}): replace it or skip it") from error
+            return read_photograph(self.paths[index], "it", self.upright)[0]
+        except DataError as error:
+            reason = error.__cause__ or error
+            raise DataError(f"cannot decode the image {self.paths[index]} ({reason}): replace it or skip it") from error
 
     def sizes(self) -> list[tuple[int, int]]:
         """(width, height) of each photograph in pixels, from the files' headers."""
@@ -70,6 +86,24 @@ class ImageSet(Dataset):
         for name in ("boxes", "parts"):
             if getattr(self, name) is not None:
                 setattr(self, name, getattr(self, name)[keep])
+
+
+def one_split(root: Path, split: str, entries: Sequence[Entry], classes: Sequence[str]) -> dict:
+    """The arguments of an `ImageSet` for one split of a data folder whose two splits hold `entries`.
+
+    Raises ConfigError for a split that is neither train nor test, and DataError, naming it, for a file that is not there.
+    """
+    if split not in SPLITS:
+        raise ConfigError(f"unknown split {split!r}: choose train or test")
+    for entry in entries:
+        if not entry.path.is_file():
+            raise DataError(f"{root}: image {entry.id} has no file {entry.path}: restore it or take it out of the set")
+    chosen = [entry for entry in entries if entry.split == split]
+    return {
+        "paths": [entry.path for entry in chosen], "labels": [entry.label for entry in chosen], "classes": classes,
+        "ids": [entry.id for entry in chosen], "fingerprint": partial(content_fingerprint, root, entries, classes),
+        "origin": f"{root.resolve()} {split}",
+    }  # fmt: skip
 
 
 def class_title(name: str) -> str:

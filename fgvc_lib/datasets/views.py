@@ -1,80 +1,47 @@
-"""What a model sees of an image set."""
+"""What a model sees of a photograph: resized once, then cropped, flipped and normalised in batches."""
 
-import hashlib
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler, default_convert
 from torchvision.transforms import v2
 
 from ..config import Experiment, project_path
 from .cache import cached
+from .fingerprint import checksum, file_states
 from .image_set import ImageSet
 
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation torchvision's CNNs were trained with
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std that torchvision's CNNs were trained with
 HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # and Google's ViTs
 TINY = 256  # sets of fewer images are not worth a cache
 
 
-def normalisation(experiment: Experiment):
-    """(mean, deviation) of the pixel values the experiment's model expects, three numbers each."""
+def normalisation(experiment: Experiment) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) of the pixel values that the experiment's model expects, three numbers each."""
     return IMAGENET if experiment.model == "resnet18" else HALF
 
 
-def build_transform(experiment: Experiment, train: bool) -> v2.Transform:
-    """PIL image -> float (3, image_size, image_size): square resize, random crop and flip (or centre crop), normalised."""
-    size = experiment.image_size
-    crop = [v2.RandomCrop(size), v2.RandomHorizontalFlip()] if train else [v2.CenterCrop(size)]
-    return v2.Compose([
-        v2.Resize((experiment.resize_size, experiment.resize_size), antialias=True), *crop,
-        v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*normalisation(experiment)),
-    ])  # fmt: skip
+def resized(photograph: Image.Image, experiment: Experiment) -> torch.Tensor:
+    """An RGB photograph as a square: (3, R, R) uint8 with R = resize_size."""
+    size = experiment.resize_size
+    return v2.functional.pil_to_tensor(v2.functional.resize(photograph, [size, size], antialias=True))
 
 
-class Views(Dataset):
-    """What a model sees of an image set, in batches: the pixels of `build_transform`, from images decoded once.
+def crop_and_normalise(squares: Iterable[torch.Tensor], seeds: Sequence[int | None], experiment: Experiment) -> torch.Tensor:
+    """Resized photographs, B of (3, R, R) uint8 -> views (B, 3, S, S) float, with S = image_size.
 
-    Indexed by a list: of image numbers for the test-time view, of (image number, seed) for a training view, whose crop
-    and flip depend on that seed alone. Gives (B, 3, image_size, image_size) floats and (B,) labels.
-    The decoded images are kept in data/cache/, or decoded anew each time if the experiment says so or the set is tiny.
+    seeds: for each, what its random crop and flip depend on, or None for the test-time view, the crop from the centre.
     """
-
-    def __init__(self, images: ImageSet, experiment: Experiment):
-        self.images, self.experiment = images, experiment
-        self.pixels = self._cache() if experiment.cache and len(images) >= TINY else None
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitems__(self, items):
-        size, resized = self.experiment.image_size, self.experiment.resize_size
-        views = torch.empty(len(items), 3, size, size, dtype=torch.uint8)
-        numbers = [item[0] if isinstance(item, tuple) else item for item in items]
-        for view, number, item in zip(views, numbers, items, strict=True):
-            pixels = torch.from_numpy(self._decode(number) if self.pixels is None else self.pixels[number].copy())
-            if isinstance(item, tuple):
-                top, left, flip = _draw(item[1], resized - size)
-            else:
-                (top, left), flip = [round((resized - size) / 2)] * 2, False
-            crop = pixels[:, top : top + size, left : left + size]
-            view.copy_(crop.flip(-1) if flip else crop)
-        floats = v2.functional.to_dtype(views, torch.float32, scale=True)
-        labels = torch.tensor([self.images.labels[number] for number in numbers])
-        return v2.functional.normalize(floats, *normalisation(self.experiment), inplace=True), labels
-
-    def _decode(self, index):
-        size = self.experiment.resize_size
-        return v2.functional.pil_to_tensor(
-            v2.functional.resize(self.images.load(index), [size, size], antialias=True)
-        ).numpy()
-
-    def _cache(self):
-        size, digest = self.experiment.resize_size, hashlib.sha256()
-        for path in self.images.paths:
-            state = path.stat()
-            digest.update(f"{path} {state.st_size} {state.st_mtime_ns}\n".encode())
-        name = hashlib.sha256("\n".join(map(str, [size, *self.images.paths])).encode()).hexdigest()[:12]
-        shape = (len(self.images), 3, size, size)
-        return cached(project_path(f"data/cache/{name}.npy"), digest.hexdigest(), shape, self._decode)
+    size, room = experiment.image_size, experiment.resize_size - experiment.image_size
+    crops = torch.empty(len(seeds), 3, size, size, dtype=torch.uint8)
+    for crop, square, seed in zip(crops, squares, seeds, strict=True):
+        top, left, flip = (round(room / 2), round(room / 2), False) if seed is None else _draw(seed, room)
+        part = square[:, top : top + size, left : left + size]
+        crop.copy_(part.flip(-1) if flip else part)
+    floats = v2.functional.to_dtype(crops, torch.float32, scale=True)
+    return v2.functional.normalize(floats, *normalisation(experiment), inplace=True)
 
 
 def _draw(seed, room):
@@ -84,18 +51,57 @@ def _draw(seed, room):
     return top, left, bool(torch.rand(1, generator=generator) < 0.5)
 
 
-def eval_loader(dataset: ImageSet, experiment: Experiment) -> DataLoader:
+def view(photograph: Image.Image, experiment: Experiment) -> torch.Tensor:
+    """An RGB photograph -> its test-time view (3, S, S) float."""
+    return crop_and_normalise([resized(photograph, experiment)], [None], experiment)[0]
+
+
+class Views(Dataset):
+    """What a model sees of an image set, in batches, from images decoded once.
+
+    Indexed by a list: of image numbers for the test-time view, of (image number, seed) for a training view.
+    Gives (B, 3, S, S) floats and (B,) labels.
+    The resized images are kept in data/cache/, or decoded anew each time if the experiment says so or the set is tiny.
+    """
+
+    def __init__(self, images: ImageSet, experiment: Experiment):
+        self.images, self.experiment = images, experiment
+        self.squares = self._cache() if experiment.cache and len(images) >= TINY else None
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitems__(self, items: list[int] | list[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        pairs = [item if isinstance(item, tuple) else (item, None) for item in items]
+        squares = (self._square(number) for number, _ in pairs)
+        labels = torch.tensor([self.images.labels[number] for number, _ in pairs])
+        return crop_and_normalise(squares, [seed for _, seed in pairs], self.experiment), labels
+
+    def _square(self, index):
+        if self.squares is None:
+            return resized(self.images.load(index), self.experiment)
+        return torch.from_numpy(self.squares[index].copy())
+
+    def _cache(self) -> np.ndarray:
+        images, size = self.images, self.experiment.resize_size
+        names = [path.name for path in images.paths]
+        state = checksum([names, file_states(images.paths), images.upright])[:12]
+        path = project_path(f"data/cache/{checksum([images.origin, size])[:12]}-{state}.npy")
+        return cached(path, (len(images), 3, size, size), lambda i: resized(images.load(i), self.experiment).numpy())
+
+
+def eval_loader(images: ImageSet, experiment: Experiment) -> DataLoader:
     """Batches (images, labels) in the order of the set, as a model is tested on them."""
-    return _loader(dataset, experiment, batch_size=4 * experiment.batch_size)
+    return _loader(images, experiment, batch_size=4 * experiment.batch_size)
 
 
-def train_loader(dataset: ImageSet, experiment: Experiment, draws: Sampler) -> DataLoader:
+def train_loader(images: ImageSet, experiment: Experiment, draws: Sampler) -> DataLoader:
     """Batches (images, labels) of training views; draws: (image number, seed) of each."""
-    return _loader(dataset, experiment, batch_size=experiment.batch_size, sampler=draws)
+    return _loader(images, experiment, batch_size=experiment.batch_size, sampler=draws)
 
 
-def _loader(dataset, experiment, **options):
+def _loader(images, experiment, **options):
     return DataLoader(
-        Views(dataset, experiment), num_workers=experiment.workers, pin_memory=torch.cuda.is_available(),
+        Views(images, experiment), num_workers=experiment.workers, pin_memory=torch.cuda.is_available(),
         collate_fn=default_convert, **options,
     )  # fmt: skip  # default_convert: a batch is whole already

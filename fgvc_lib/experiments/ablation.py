@@ -1,4 +1,4 @@
-"""The ablation: a grid of experiments over several seeds, and the file of records that the report's tables rest on."""
+"""The ablation: variants over several seeds, and the file of records that the report's tables rest on."""
 
 import dataclasses
 import json
@@ -12,49 +12,57 @@ import torch
 from tqdm import tqdm
 
 from ..config import PROFILES, Experiment, project_path, runs_folder
+from ..datasets import open_splits
 from ..errors import ConfigError, DataError
 from ..files import write_whole
 from ..runs import Run, find_run
 from ..training import fit
 from .localisation import localise
-from .variants import ablation_variants, photo_variants
+from .statistics import values_of
+from .variants import Variant, ablation_variants, photo_variants, title_of
 
 SEEDS = (0, 1, 2, 3, 4)
-SCHEMA = 3  # raised when older files of records cannot be read any more
+SCHEMA = 4  # raised when older files of records cannot be read any more
 
 
-def plan(base: Experiment) -> tuple[dict[str, Experiment], tuple[int, ...], Path]:
-    """What `ablate` runs on the experiment's data: the grid, its seeds, and the file that keeps its records."""
+def plan(base: Experiment) -> tuple[dict[str, Variant], tuple[int, ...], Path]:
+    """What `ablate` runs on the experiment's data: the variants by key, their seeds, and the file for their records."""
     if base.data != PROFILES[base.profile].data:
         name = project_path(base.data).resolve().name
         return photo_variants(base), SEEDS[:3], project_path(f"data/results/{base.profile}-{name}.parquet")
     return ablation_variants(base), SEEDS, project_path(f"data/results/{base.profile}.parquet")
 
 
-def jobs(rows: dict[str, Experiment], seeds: Iterable[int] = SEEDS) -> dict[tuple[str, int], Experiment]:
-    """Each row with each seed, seed by seed, so that a grid that is stopped has whole seeds."""
-    return {(name, seed): row.replace(seed=seed) for seed in seeds for name, row in rows.items()}
+def jobs(variants: dict[str, Variant], seeds: Iterable[int] = SEEDS) -> dict[tuple[str, int], Experiment]:
+    """Each variant's key with each seed, seed by seed, so that an ablation that is stopped has whole seeds."""
+    return {(key, seed): variant.experiment.replace(seed=seed) for seed in seeds for key, variant in variants.items()}
 
 
-def progress(rows: dict[str, Experiment], seeds: Iterable[int] = SEEDS) -> pd.DataFrame:
-    """A row a row of the grid, a column a seed: the test accuracy of a finished run, else "" (in part: "under way")."""
-    table = pd.DataFrame("", index=list(rows), columns=list(seeds))
-    for (name, seed), experiment in jobs(rows, seeds).items():
-        run = find_run(experiment)
+def progress(variants: dict[str, Variant], seeds: Iterable[int] = SEEDS) -> pd.DataFrame:
+    """One row per variant, by title, one column per seed: the test accuracy of a finished run, "under way", or "".
+
+    The variants must share their data, as those of `plan` do.
+    """
+    table = pd.DataFrame("", index=[variant.title for variant in variants.values()], columns=list(seeds))
+    todo = jobs(variants, seeds)
+    fingerprint = open_splits(next(iter(todo.values())))[0].fingerprint  # once: it takes reading the data
+    for (key, seed), experiment in todo.items():
+        run = find_run(experiment, fingerprint=fingerprint)
         if run.finished:
-            table.loc[name, seed] = f"{run.correct.mean():.1%}"
+            table.loc[variants[key].title, seed] = f"{run.correct.mean():.1%}"
         elif run.folder.exists():
-            table.loc[name, seed] = "under way"
+            table.loc[variants[key].title, seed] = "under way"
     return table
 
 
-def ablate(rows: dict[str, Experiment], seeds: Iterable[int] = SEEDS, ray_address: str | None = None) -> pd.DataFrame:
-    """Run what is not done yet of a grid and return its records.
+def ablate(variants: dict[str, Variant], seeds: Iterable[int] = SEEDS, ray_address: str | None = None) -> pd.DataFrame:
+    """Run what is not done yet of an ablation and return its records, see `collect`.
 
     One run after the other in this process; or, with a `ray_address` ("auto": the cluster this machine is part of, "local":
-    one started for the purpose), a Ray task a run on every worker of a cluster that shares this project's folder.
+    one started for the purpose), one Ray task per run on every worker of a cluster that shares this project's folder.
+    Raises ConfigError if Ray is asked for and not installed.
     """
-    todo = jobs(rows, seeds)
+    todo = jobs(variants, seeds)
     if ray_address:
         _on_ray(list(todo.values()), ray_address)
     return collect({job: fit(experiment) for job, experiment in tqdm(todo.items(), "ablation", unit="run")})
@@ -84,25 +92,31 @@ def _task(experiment, project, runs):
 
 
 def collect(runs: dict[tuple[str, int], Run]) -> pd.DataFrame:
-    """The records of finished runs: a line a (row, seed, test image), columns row, seed, those of `Run.predictions` and
-    those of `looks`; in `attrs`, how each run was made."""
-    frames = []
-    for (name, seed), run in tqdm(runs.items(), "where they look", unit="run"):
-        frames.append(run.predictions.join(localise(run)).assign(row=name, seed=seed))
+    """The records of finished runs: one row per variant, seed and test image.
+
+    runs: by the variant's key and the seed. Columns: those of `Run.predictions`, those of `localise`, variant (categorical
+    of keys) and seed; `attrs` says how each run was made, see `made`.
+    """
+    frames, entries = [], []
+    for (key, seed), run in tqdm(runs.items(), "where they look", unit="run"):
+        frames.append(run.predictions.join(localise(run)).assign(variant=key, seed=seed))
+        entries.append({
+            "variant": key, "seed": seed, "run": run.folder.name,
+            "data": run.environment["data"], "weights": run.environment["weights"],
+            "experiment": dataclasses.asdict(run.experiment.replace(data="")), "environment": run.environment,
+        })  # fmt: skip
     records = pd.concat(frames, ignore_index=True)
-    records["row"] = records["row"].astype(pd.CategoricalDtype(dict.fromkeys(name for name, _ in runs)))
-    made = [
-        {"row": name, "seed": seed, "run": run.folder.name, "environment": run.environment,
-         "experiment": dataclasses.asdict(run.experiment.replace(data=""))}
-        for (name, seed), run in runs.items()
-    ]  # fmt: skip
-    records.attrs = {"schema": SCHEMA, "runs": json.dumps(made)}  # pandas copies what is here at every step
+    records["variant"] = records["variant"].astype(pd.CategoricalDtype(dict.fromkeys(key for key, _ in runs)))
+    records.attrs = {"schema": SCHEMA, "runs": json.dumps(entries)}  # text: pandas copies what is here at every step
     return records
 
 
 def made(records: pd.DataFrame) -> list[dict]:
-    """How each run of some records was made: row, seed, run (its folder's name), experiment (without the data's folder),
-    environment."""
+    """How each run of some records was made.
+
+    variant (its key), seed, run (its folder's name), data (the data's fingerprint), weights (SHA-256 of the file it started
+    from, "" where there is none), experiment (without the data's folder), environment.
+    """
     return json.loads(records.attrs["runs"])
 
 
@@ -126,16 +140,57 @@ def read_records(path: Path) -> pd.DataFrame:
 
 
 def rerun(records: pd.DataFrame, name: str, seed: int = 0, data: str = "") -> Run:
-    """Train one row again on a data folder from its recorded configuration, in a new folder, which is kept. The new folder's
-    name is the recorded one only if data and weights are the same.
+    """Train one variant again on a data folder from its recorded configuration, in a new folder, which is kept.
 
-    Raises ConfigError, listing the rows or the seeds, for one that is not in the records.
+    name: the variant's key or title. Raises ConfigError, listing the titles or the seeds, for one that is not recorded.
     """
-    known = {(entry["row"], entry["seed"]): entry for entry in made(records)}
-    names, seeds = list(dict.fromkeys(row for row, _ in known)), sorted(number for row, number in known if row == name)
-    if name not in names:
-        raise ConfigError(f"no row {name!r} in the records: choose one of {'; '.join(names)}")
-    if seed not in seeds:
-        raise ConfigError(f"row {name!r} was not run with seed {seed}: choose one of {', '.join(map(str, seeds))}")
-    experiment = Experiment().replace(**known[name, seed]["experiment"]).replace(data=data)
+    experiment = Experiment().replace(**recorded(records, name, seed)["experiment"]).replace(data=data)
     return fit(experiment, runs=Path(mkdtemp(prefix="rerun-")))
+
+
+def recorded(records: pd.DataFrame, name: str, seed: int) -> dict:
+    """The entry of `made` for a variant, by key or title, and a seed.
+
+    Raises ConfigError, listing the titles or the seeds, for one that is not recorded.
+    """
+    entries = made(records)
+    found = {entry["seed"]: entry for entry in entries if name in (entry["variant"], title_of(entry["variant"]))}
+    if not found:
+        titles = dict.fromkeys(title_of(entry["variant"]) for entry in entries)
+        raise ConfigError(f"no variant {name!r} in the records: choose one of {'; '.join(titles)}")
+    if seed not in found:
+        raise ConfigError(f"{name!r} was not run with seed {seed}: choose one of {', '.join(map(str, sorted(found)))}")
+    return found[seed]
+
+
+def against_record(records: pd.DataFrame, name: str, seed: int, run: Run) -> str:
+    """How a run that was trained again compares with its record: its accuracy, the spread to expect, data and weights.
+
+    name: the variant's key or title. Raises ConfigError, listing the titles or the seeds, for one that is not recorded.
+    """
+    entry = recorded(records, name, seed)
+    key, accuracies = entry["variant"], values_of(records, entry["variant"]).mean(axis=1)
+    spread = "Only one seed is recorded, which does not say how much a result varies."
+    if len(accuracies) > 1:
+        spread = (
+            f"Over {len(accuracies)} recorded seeds the accuracy has a standard deviation of {100 * accuracies.std():.1f} "
+            "points. Another machine or version of torch rounds otherwise, which amounts to another seed."
+        )
+    then = records[(records["variant"] == key) & (records["seed"] == seed)]
+    lines = [f"{title_of(key)}, seed {seed}: {_against_predictions(then, run.predictions)}.", spread]
+    for name, what in (("data", "data"), ("weights", "initial weights")):
+        lines.append(f"The {what} are {'' if run.environment[name] == entry[name] else 'not '}those of the record.")
+    return "\n".join(lines)
+
+
+def _against_predictions(then, now):
+    """The predictions of a recorded run against those of another."""
+    then, now = then.set_index("id"), now.set_index("id")
+    before, after = ((frame["label"] == frame["prediction"]).sum() for frame in (then, now))
+    if set(now.index) != set(then.index):
+        return f"{after} of {len(now)} right, recorded {before} of {len(then)}: the test images are not the same"
+    differ = (now["prediction"] != then["prediction"].reindex(now.index)).sum()
+    if not differ:
+        return f"the recorded accuracy to the image: {after} of {len(now)} right, as recorded"
+    points = 100 * (after - before) / len(now)
+    return f"{after} of {len(now)} right, recorded {before} ({points:+.1f} points); predictions that differ: {differ}"

@@ -1,6 +1,5 @@
-"""What an experiment is, and the three profiles that fix its size."""
+"""What part selection costs: time and memory beside the plain ViT and a dense implementation, measured in one run."""
 
-import contextlib
 import dataclasses
 import multiprocessing
 import platform
@@ -19,8 +18,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from ..config import PROFILES, Experiment
-from ..datasets.build import open_splits
-from ..datasets.views import Views
+from ..datasets import eval_loader, open_splits
 from ..errors import ConfigError
 from ..part_selection import FUSIONS, fuse_dense
 from ..vit import PRESETS, VisionTransformer
@@ -28,7 +26,7 @@ from ..vit import PRESETS, VisionTransformer
 
 @dataclass(frozen=True)
 class BenchSetting:
-    """What `bench` measures for every size and row. The defaults are those of the report."""
+    """What is measured, for every size and every one of ROWS. The defaults are those of the report."""
 
     model: str = "vit_b16"  # one of vit.PRESETS
     sizes: tuple[int, ...] = (224, 320, 448)  # pixels, height and width
@@ -36,7 +34,7 @@ class BenchSetting:
     batch_size: int = 0  # images; 0: 16 on a GPU, 1 on the CPU
     repeats: int = 12  # rounds that count, after one that does not
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Literal["no", "bf16", "fp16"] = "no"  # float32, or autocast to half precision
 
 
 DENSE = ("dense mul", "dense matmul")  # the second is what TransFG's code computes
@@ -48,71 +46,59 @@ PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 def resolve(setting: BenchSetting) -> BenchSetting:
     """The setting with its device and batch size decided. Raises ConfigError for anything in it that cannot be measured."""
     gpu = torch.cuda.is_available()
-    device = ("cuda" if gpu else "cpu") if setting.device == "auto" else setting.device
-    if device == "cuda" and not gpu:
+    for name, known in (("model", PRESETS), ("device", ("auto", "cpu", "cuda")), ("precision", PRECISIONS)):
+        if getattr(setting, name) not in known:
+            raise ConfigError(f"unknown {name} {getattr(setting, name)!r}: choose one of {', '.join(known)}")
+    if setting.device == "cuda" and not gpu:
         raise ConfigError("device 'cuda' is not available: choose cpu, or auto")
-    choices = (("device", device, ("auto", "cpu", "cuda")), ("precision", setting.precision, PRECISIONS))
-    for name, value, known in (("model", setting.model, PRESETS), *choices):
-        if value not in known:
-            raise ConfigError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
     if not setting.sizes or setting.repeats < 1 or setting.batch_size < 0:
         raise ConfigError("bench needs at least one size, repeats of 1 or more and a batch_size of 0 (automatic) or more")
     for size in setting.sizes:
         PRESETS[setting.model].replace(image_size=size, stride=setting.stride)  # raises now, not after the sizes before it
+    device = ("cuda" if gpu else "cpu") if setting.device == "auto" else setting.device
     return dataclasses.replace(setting, device=device, batch_size=setting.batch_size or (16 if device == "cuda" else 1))
 
 
 def dense_forward(model: VisionTransformer, images: torch.Tensor) -> torch.Tensor:
-    """The model's logits (B, C) by the textbook: every layer's (N+1) x (N+1) attention map is made and kept, and
-    `fuse_dense` applied to all of them; the way TransFG's code works. Head `cls` or `flatten`, dropout 0."""
+    """images (B, 3, H, W) -> the model's logits (B, C) by the textbook, the way TransFG's code works.
+
+    Every layer's (N+1) x (N+1) attention map is made and kept, and `fuse_dense` applied to all of them. Dropout 0 only.
+    """
     x, cfg, maps, raw = model.embed(images), model.cfg, [], None
     for place, block in enumerate(model.blocks):
         if place == cfg.depth - 1:
             parts = fuse_dense(maps, cfg.fusion, cfg.rank, raw).topk(cfg.top_k).indices.flatten(1)
             x = torch.cat([x[:, :1], x[torch.arange(len(x))[:, None], 1 + parts]], dim=1)
-        qkv = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, cfg.heads, -1)).permute(2, 0, 3, 1, 4)
-        raw = qkv[0] @ qkv[1].mT / (cfg.dim / cfg.heads) ** 0.5
+        q, k, v = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, cfg.heads, -1)).permute(2, 0, 3, 1, 4)
+        raw = q @ k.mT / (cfg.dim / cfg.heads) ** 0.5
         maps.append(raw.softmax(dim=-1))
-        x = x + block.attn.proj((maps[-1] @ qkv[2]).transpose(1, 2).flatten(2))
+        x = x + block.attn.proj((maps[-1] @ v).transpose(1, 2).flatten(2))
         x = x + block.mlp(block.norm2(x))
-    x = model.norm(x)
-    return model.head(x.flatten(1) if cfg.head == "flatten" else x[:, 0])
+    return model.forward_head(model.norm(x))
 
 
 def measure(setting: BenchSetting) -> pd.DataFrame:
-    """Measure every size and row of a setting, in turn: a row a (size, row).
+    """Measure a setting: one row per size and entry of ROWS; those in DENSE take part in DENSE_REPEATS rounds only.
 
-    Columns: size (pixels), patches (N), row, problem ("" or why there are no numbers); train_s and infer_s (seconds a step,
-    medians), train_ratio and infer_ratio (of these to the plain ViT's in the same rounds), train_low and train_high (95 %
-    interval of train_ratio, bootstrapped over the rounds), images_s (trained a second), memory_mb (peak of a training step,
-    beyond weights, gradients and optimiser state). CPU memory is a fresh process's; a row that does not fit is not timed.
-    The rows in DENSE take part in DENSE_REPEATS rounds only. Starts processes: call it below `if __name__ == "__main__"`.
-    Raises ConfigError for a setting that cannot be measured.
+    Columns: size (pixels), patches (N), row, problem ("" or why there are no numbers); train_s and infer_s (median seconds
+    per step), train_ratio and infer_ratio (of these to the plain ViT's in the same rounds), train_low and train_high (95 %
+    interval of train_ratio, see `ratio_interval`), images_s (trained per second), memory_mb (peak of a training step, beyond
+    weights, gradients and optimiser state). CPU memory is a fresh process's; a row that does not fit is not timed.
+    Starts processes: call it below `if __name__ == "__main__"`. Raises ConfigError for what cannot be measured.
     """
     setting = resolve(setting)
     steps = len(ROWS) * (setting.repeats + 2) - len(DENSE) * max(0, setting.repeats - DENSE_REPEATS)
     with tqdm(total=len(setting.sizes) * steps, desc=f"bench {setting.model}", unit="step") as bar:
-        return pd.concat([_bench_size(setting, size, bar) for size in setting.sizes], ignore_index=True)
+        return pd.concat([_measure_size(setting, size, bar) for size in setting.sizes], ignore_index=True)
 
 
-def _bench_size(setting, size, bar):
-    problems, memory, times = {}, {}, {row: [] for row in ROWS}
+def _measure_size(setting, size, bar):
+    problems, memory = {}, {}
     for row in ROWS:
         memory[row], problems[row] = _memory(setting, size, row)
         bar.update()
-    rows = [row for row in ROWS if not problems[row]]
     work = _Work(setting, size)
-    for turn in range(setting.repeats + 1):
-        if turn == DENSE_REPEATS + 1:
-            rows = [row for row in rows if row not in DENSE]
-        random.Random(turn).shuffle(rows)  # what a row leaves in the caches and the heap favours no other
-        for row in list(rows):
-            try:
-                seconds = [work.seconds(work.train_step, row), work.seconds(work.infer, row)]
-                times[row] += [seconds] if turn else []
-            except torch.OutOfMemoryError:
-                problems[row], rows = "out of memory", [other for other in rows if other != row]
-            bar.update()
+    times = _times(work, setting.repeats, problems, bar)
     lines = []
     for row in ROWS:
         line = {"size": size, "patches": work.model.cfg.grid[0] ** 2, "row": row, "problem": problems[row]}
@@ -120,7 +106,7 @@ def _bench_size(setting, size, bar):
             found = np.array(times[row])
             plain = np.array(times["plain"])[: len(found)]  # the same rounds
             (train, infer), base = np.median(found, 0), np.median(plain, 0)
-            low, high = (1.0, 1.0) if row == "plain" else _interval(found[:, 0], plain[:, 0])
+            low, high = ratio_interval(found[:, 0], plain[:, 0])
             line |= {"train_s": train, "train_ratio": train / base[0], "train_low": low, "train_high": high}
             line |= {"infer_s": infer, "infer_ratio": infer / base[1], "images_s": setting.batch_size / train}
             line |= {"memory_mb": memory[row] / 1e6}
@@ -128,11 +114,31 @@ def _bench_size(setting, size, bar):
     return pd.DataFrame(lines)
 
 
-def _interval(times, plain, draws=4_000):
-    """The 95 % interval of the ratio of two medians, the rounds drawn anew with replacement."""
-    rng = np.random.default_rng(0)
-    medians = [np.median(rng.choice(values, (draws, len(values))), axis=1) for values in (times, plain)]
-    return np.quantile(medians[0] / medians[1], (0.025, 0.975))
+def _times(work, repeats, problems, bar):
+    """(training, inference) seconds of each row in each round that counts; a row that does not fit is put in `problems`."""
+    times = {row: [] for row in ROWS}
+    for turn in range(repeats + 1):
+        rows = [row for row in ROWS if not problems[row] and (row not in DENSE or turn <= DENSE_REPEATS)]
+        random.Random(turn).shuffle(rows)  # what a row leaves in the caches and the heap favours no other
+        for row in rows:
+            try:
+                seconds = work.seconds(work.train_step, row), work.seconds(work.infer, row)
+                if turn:
+                    times[row].append(seconds)
+            except torch.OutOfMemoryError:
+                problems[row] = "out of memory"
+            bar.update()
+    return times
+
+
+def ratio_interval(times: np.ndarray, plain: np.ndarray, draws: int = 4_000) -> tuple[float, float]:
+    """The 95 % interval (low, high) of the ratio of two medians, times and plain (R,) of the same R rounds.
+
+    The rounds are drawn anew with replacement, as pairs: what slows the machine down for a while slows both.
+    """
+    rounds = np.random.default_rng(0).integers(len(times), size=(draws, len(times)))
+    low, high = np.quantile(np.median(times[rounds], axis=1) / np.median(plain[rounds], axis=1), (0.025, 0.975))
+    return low, high
 
 
 class _Work:
@@ -150,7 +156,7 @@ class _Work:
     def forward(self, row):
         fusion = None if row == "plain" else row.removeprefix("dense ")
         self.model.cfg = self.model.cfg.replace(fusion=fusion)
-        with torch.autocast(self.device.type, self.dtype) if self.dtype else contextlib.nullcontext():
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             return dense_forward(self.model, self.images) if row in DENSE else self.model(self.images)
 
     def train_step(self, row, keep_gradients=False):
@@ -216,22 +222,7 @@ def _memory(setting, size, row):
         return np.nan, "out of memory"
 
 
-def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """`bench`'s table as text; ratios are to the plain ViT of the same size."""
-    text = pd.DataFrame({
-        "pixels": table["size"], "patches": table["patches"], "model": table["row"],
-        "training step": table["train_ratio"].map("{:.2f}".format),
-        "95 % interval": table["train_low"].map("{:.2f} – ".format) + table["train_high"].map("{:.2f}".format),
-        "inference": table["infer_ratio"].map("{:.2f}".format), "memory, MB": table["memory_mb"].map("{:,.0f}".format),
-        "images/s": table["images_s"].map("{:.2f}".format),
-    })  # fmt: skip
-    failed = table["problem"] != ""
-    text.loc[failed, "training step"] = table.loc[failed, "problem"]
-    text.loc[failed, ["95 % interval", "inference", "memory, MB", "images/s"]] = "–"
-    return text.set_index(["pixels", "patches", "model"])
-
-
-def environment(setting: BenchSetting) -> dict[str, str | int | float]:
+def environment(setting: BenchSetting) -> dict[str, str | float]:
     """Where it was measured, and the floor: the share of the layers that see all tokens whatever the selection costs."""
     gpu, depth = setting.device == "cuda", PRESETS[setting.model].depth
     return {
@@ -240,25 +231,31 @@ def environment(setting: BenchSetting) -> dict[str, str | int | float]:
     }  # fmt: skip
 
 
-def growth(table: pd.DataFrame, column: str = "train_s") -> pd.Series:
-    """The exponent a of column ~ patches ** a between the smallest and the largest size, a value a row."""
-    wide = table.pivot(index="patches", columns="row", values=column).loc[:, table["row"].unique()]
+def growth(table: pd.DataFrame) -> pd.Series:
+    """The exponent a of train_s ~ patches ** a between the smallest and the largest size, by row."""
+    wide = table.pivot(index="patches", columns="row", values="train_s").loc[:, table["row"].unique()]
     return np.log(wide.iloc[-1] / wide.iloc[0]) / np.log(wide.index[-1] / wide.index[0])
 
 
 def loading(experiment: Experiment = PROFILES["quick"], images: int = 256) -> dict[str, float]:
-    """Images a second, on one thread, that the PIL pipeline and the cache deliver as test-time views."""
+    """Images per second, on one thread, as test-time views: decoded anew with PIL, and from the cache of decoded images."""
     train, _ = open_splits(experiment)
-    views, count, threads = Views(train, experiment), min(images, len(train)), torch.get_num_threads()
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        rates = {}
-        for name, load in (("PIL", lambda items: [train[i] for i in items]), ("cache", views.__getitems__)):
-            load(list(range(8)))
-            start = time.perf_counter()
-            for first in range(0, count, 8):
-                load(list(range(first, min(first + 8, count))))
-            rates[name] = count / (time.perf_counter() - start)
-        return rates
+        return {
+            name: _rate(eval_loader(train, experiment.replace(cache=name == "cache", workers=0)), images)
+            for name in ("PIL", "cache")
+        }
     finally:
         torch.set_num_threads(threads)
+
+
+def _rate(loader, images):
+    next(iter(loader))  # what is done once, such as filling the cache, is not timed
+    start, seen = time.perf_counter(), 0
+    for batch, _ in loader:
+        seen += len(batch)
+        if seen >= images:
+            break
+    return seen / (time.perf_counter() - start)

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 import safetensors.torch
 
@@ -9,8 +10,7 @@ from ..config import Experiment, project_path
 from ..errors import ConfigError
 from ..files import write_whole
 from ..runs import Run
-from ..synthbirds.generation import generate
-from ..synthbirds.species import Sizes
+from ..synthbirds import Sizes, generate
 from ..training import fit, load_model
 from ..weights import save_google
 from .statistics import wilson
@@ -30,37 +30,34 @@ PRETRAINING = {
 WEIGHTS = {"vit_micro16": "data/weights/vit_micro16.npz", "resnet18": "data/weights/resnet18_synth.safetensors"}
 
 
-def pretrain_model(name: str) -> Path:
-    """Train `vit_micro16` or `resnet18` on the pretrain world and keep its weights, with a model card beside them.
+def pretrain_model(model: Literal["vit_micro16", "resnet18"]) -> Path:
+    """Train a model on the pretrain world and keep its weights, with a model card beside them (hours on a CPU).
 
     Draws the birds first if they are not there; goes on where an interrupted call stopped. Returns the weights' file, in
     half precision: Google's .npz for the ViT, safetensors with torchvision's names for the ResNet.
     Raises ConfigError, listing the known ones, for another model.
     """
-    if name not in PRETRAINING:
-        raise ConfigError(f"unknown model {name!r} to pre-train: choose one of {', '.join(PRETRAINING)}")
+    if model not in PRETRAINING:
+        raise ConfigError(f"unknown model {model!r} to pre-train: choose one of {', '.join(PRETRAINING)}")
     generate(project_path(FOLDER), PRETRAIN_SIZES, SEED, "pretrain")
-    run = fit(PRETRAINING[name])
-    model, path = load_model(run), project_path(WEIGHTS[name])
+    run = fit(PRETRAINING[model])
+    trained, path = load_model(run), project_path(WEIGHTS[model])
     if path.suffix == ".npz":
-        save_google(model, path)
+        save_google(trained, path)
     else:
-        tensors = {
-            key: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
-            for key, tensor in model.state_dict().items()
-        }
-        write_whole(path, safetensors.torch.save(tensors))
+        state = {name: tensor.contiguous() for name, tensor in trained.half().state_dict().items()}
+        write_whole(path, safetensors.torch.save(state))
     write_whole(path.with_suffix(".md"), _card(run, path))
     return path
 
 
 def _card(run: Run, path: Path) -> str:
     """The model card, in Markdown."""
-    experiment, correct, about = run.experiment, run.correct, run.environment
+    experiment, correct, about, sizes = run.experiment, run.correct, run.environment, PRETRAIN_SIZES
     low, high = wilson(correct.sum(), len(correct))
     rows = {
         "Model": f"{experiment.model}, {about['parameters'] / 1e6:.1f} M parameters, half precision",
-        "Trained on": f"built-in birds, world `pretrain`: {PRETRAIN_SIZES.genera} genera of {PRETRAIN_SIZES.species} species, {PRETRAIN_SIZES.train} "
+        "Trained on": f"built-in birds, world `pretrain`: {sizes.genera} genera of {sizes.species} species, {sizes.train} "
         f"images of each, seed {SEED}; none of these species is in the report's world, `benchmark`",
         "Images": f"crops of {experiment.image_size} x {experiment.image_size} from {experiment.resize_size} x "
         f"{experiment.resize_size}, flipped at random; {experiment.steps * experiment.batch_size:,} seen",

@@ -1,5 +1,6 @@
 """Intervals and tests."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -9,6 +10,10 @@ from statsmodels.stats.multitest import multipletests
 
 from ..errors import DataError
 from ..runs import Run
+from .variants import REFERENCE
+
+CHUNK = 1_000_000  # numbers that the bootstrap multiplies at a time
+KEPT = 20_000_000  # draws, one byte each, that it keeps for the next values of the same shape
 
 
 def wilson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -34,41 +39,55 @@ def mcnemar(one: Run, other: Run) -> float:
 def expected_calibration_error(predictions: pd.DataFrame, bins: int = 15) -> float:
     """How far confidence and accuracy lie apart, weighted over equal bins of confidence (Guo et al. 2017, eq. 3), 0..1."""
     right = (predictions["label"] == predictions["prediction"]).astype(float)
-    groups = pd.DataFrame(
-        {
-            "gap": right - predictions["probability"],
-            "bin": (predictions["probability"] * bins).astype(int).clip(upper=bins - 1),
-        }
-    )
-    return float(groups.groupby("bin")["gap"].sum().abs().sum() / len(groups))
+    gap = right - predictions["probability"]
+    place = (predictions["probability"] * bins).astype(int).clip(upper=bins - 1)
+    return float(gap.groupby(place).sum().abs().sum() / len(gap))
 
 
 def bootstrap(values: np.ndarray, rounds: int = 10_000, seed: int = 0) -> np.ndarray:
-    """Means (rounds,) of values (S seeds, n images), both seeds and images drawn anew with replacement each round."""
-    seeds, images = _draws(values.shape, rounds, seed)
-    return np.einsum("rn,rn->r", seeds @ values, images)
+    """Means (rounds,) of values (S seeds, n images), both seeds and images drawn anew with replacement in each round."""
+    seeds, images = values.shape
+    draw = _kept_draws if rounds * images <= KEPT else _draws
+    means = [
+        np.einsum("rn,rn->r", (drawn_seeds / seeds) @ values, drawn_images.astype(float) / images)
+        for drawn_seeds, drawn_images in draw(seeds, images, rounds, seed)
+    ]
+    return np.concatenate(means)
 
 
-@lru_cache(8)
-def _draws(shape, rounds, seed):
-    """How often each seed and each image is drawn in each round, as shares; the same for all values of one shape."""
+def _draws(seeds, images, rounds, seed) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """How often each seed (r, S) and each image (r, n) is drawn, some rounds at a time."""
     rng = np.random.default_rng(seed)
-    return [rng.multinomial(n, np.full(n, 1 / n), rounds) / n for n in shape]
+    drawn_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), rounds)
+    step = max(1, CHUNK // images)
+    for some in np.split(drawn_seeds, range(step, rounds, step)):
+        drawn_images = rng.multinomial(images, np.full(images, 1 / images), len(some))
+        yield some, drawn_images.astype(np.uint8)  # that an image is drawn 256 times has a probability of 1e-507
 
 
-def values_of(records: pd.DataFrame, name: str, column: str = "correct") -> pd.DataFrame:
-    """One column of one row of an ablation's records (see `ablation.collect`): seeds by test images."""
-    frame = records[records["row"] == name]
+@lru_cache(4)
+def _kept_draws(*arguments):
+    return list(_draws(*arguments))
+
+
+def values_of(records: pd.DataFrame, key: str, column: str = "correct") -> pd.DataFrame:
+    """One column of one variant's records (see `ablation.collect`), or whether each is right: seeds by test images.
+
+    Raises DataError for a variant or a column that the records do not have.
+    """
+    frame = records[records["variant"] == key]
     if frame.empty or column not in ("correct", *frame):
-        missing = f"row {name!r}" if frame.empty else f"column {column!r}"
+        missing = f"variant {key!r}" if frame.empty else f"column {column!r}"
         raise DataError(f"the records have no {missing}: run the ablation to its end")
     values = frame["label"] == frame["prediction"] if column == "correct" else frame[column]
     return frame.assign(value=values.astype(float)).pivot(index="seed", columns="id", values="value")
 
 
 def interval(values: pd.DataFrame) -> tuple[float, float, float]:
-    """The mean of values (seeds by images) with its 95 % interval from `bootstrap`; images that are nan are left out, all
-    three are nan if none is left."""
+    """The mean of values (seeds by images) and its 95 % interval from `bootstrap`: (mean, low, high).
+
+    Images with a nan are left out; all three are nan if none is left.
+    """
     values = values.dropna(axis=1).to_numpy()
     if not values.size:
         return (np.nan,) * 3
@@ -76,19 +95,20 @@ def interval(values: pd.DataFrame) -> tuple[float, float, float]:
 
 
 def paired(records: pd.DataFrame, one: str, other: str) -> dict[str, float]:
-    """How much more accurate row `one` is than row `other`, paired by seed and image.
+    """How much more accurate variant `one` is than variant `other` (keys), paired by seed and image.
 
     difference, low, high: its mean and 95 % interval; p: two-sided, of the same bootstrap, at least 0.0002.
-    Raises DataError if the rows were not run with the same seeds on the same images.
+    Raises DataError if the variants were not run with the same seeds on the same images.
     """
     first, second = values_of(records, one), values_of(records, other)
     same = first.index.equals(second.index) and first.columns.equals(second.columns)
     if not same or first.isna().any(axis=None) or second.isna().any(axis=None):
-        raise DataError(f"{one} and {other} have not the same seeds and test images: run the ablation to its end")
-    differences = bootstrap((first - second).to_numpy())
-    low, high = np.quantile(differences, (0.025, 0.975))
-    p = max(2 * min((differences <= 0).mean(), (differences >= 0).mean()), 2 / len(differences))
-    return {"difference": (first - second).to_numpy().mean(), "low": low, "high": high, "p": min(1.0, p)}
+        raise DataError(f"{one} and {other} do not have the same seeds and test images: run the ablation to its end")
+    apart = (first - second).to_numpy()
+    means = bootstrap(apart)
+    low, high = np.quantile(means, (0.025, 0.975))
+    p = max(2 * min((means <= 0).mean(), (means >= 0).mean()), 2 / len(means))
+    return {"difference": apart.mean(), "low": low, "high": high, "p": min(1.0, p)}
 
 
 def holm(p: pd.Series) -> pd.Series:
@@ -97,22 +117,22 @@ def holm(p: pd.Series) -> pd.Series:
     return pd.Series(multipletests(known, method="holm")[1] if len(known) else [], known.index, float).reindex(p.index)
 
 
-def summary(records: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """One row a row of an ablation's records (see `ablation.collect`), over all their seeds.
+def summary(records: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
+    """One row per variant of an ablation's records (see `ablation.collect`), by key, over all its seeds.
 
     Columns: accuracy, low, high (mean over seeds, 95 % interval from `bootstrap`), seeds, images; difference,
-    difference_low, difference_high (to the row `reference`, see `paired`); p (of the difference, corrected for the number of
-    rows by Holm's method); ece (expected calibration error, mean over seeds).
-    Raises DataError if a row was not run with the same seeds on the same images as the reference.
+    difference_low, difference_high (to the variant `reference`, see `paired`); p (of the difference, corrected for the
+    number of variants by Holm's method); ece (expected calibration error, mean over seeds).
+    Raises DataError if a variant was not run with the same seeds on the same images as the reference.
     """
     rows = {}
-    for name, frame in records.groupby("row", sort=False, observed=True):
-        values, apart = values_of(records, name), paired(records, name, reference)
+    for key, frame in records.groupby("variant", sort=False, observed=True):
+        values, apart = values_of(records, key), paired(records, key, reference)
         accuracy, low, high = interval(values)
-        rows[name] = {
+        rows[key] = {
             "accuracy": accuracy, "low": low, "high": high, "seeds": len(values), "images": values.shape[1],
             "difference": apart["difference"], "difference_low": apart["low"], "difference_high": apart["high"],
-            "p": np.nan if name == reference else apart["p"],
+            "p": np.nan if key == reference else apart["p"],
             "ece": np.mean([expected_calibration_error(one) for _, one in frame.groupby("seed")]),
         }  # fmt: skip
     found = pd.DataFrame.from_dict(rows, orient="index")

@@ -1,8 +1,9 @@
 """The variants: each row of each table as an object that says what it is and what it is held against."""
 
 from dataclasses import dataclass, replace
+from functools import cache
 
-from ..config import Experiment
+from ..config import PROFILES, Experiment
 from ..errors import ConfigError
 
 REFERENCE = "vit_overlap"  # the ViT without part selection, which all others are compared with
@@ -73,9 +74,9 @@ def ablation_variants(base: Experiment) -> dict[str, Variant]:
     found = report_variants(base)
     cnn, overlap, mul = found["resnet18"], found["vit_overlap"], found["psm_mul"]
     lite = cnn.experiment.replace(model="efficientnet_lite0", weights="imagenet")
-    size = base.image_size + 48
+    size = base.image_size + 48  # and resized so that the view stays the same
     sweeps = {
-        "larger_image": {"image_size": size, "resize_size": base.resize_size * size // base.image_size // 2 * 2},  # same view
+        "larger_image": {"image_size": size, "resize_size": base.resize_size * size // base.image_size // 2 * 2},
         "larger_batch": {
             "batch_size": 4 * base.batch_size, "steps": base.steps // 4, "warmup_steps": base.warmup_steps // 4,
         },
@@ -105,6 +106,17 @@ def photo_variants(base: Experiment) -> dict[str, Variant]:
     found = _by_key(*(replace(grid[key], against=None) for key in ("resnet18", REFERENCE, *FOUR, "efficientnet_lite0")))
     held = {"psm_mul": f"{REFERENCE}_scratch"}
     return found | _by_key(*(one.changed("scratch", held.get(one.key), weights="") for one in found.values()))
+
+
+@cache
+def known_variants() -> dict[str, Variant]:
+    """The variants of both grids by key, for their titles and families, which are the same whatever they are trained on."""
+    return photo_variants(PROFILES["quick"]) | ablation_variants(PROFILES["quick"])
+
+
+def title_of(key: str) -> str:
+    """The variant's title; a key that no grid has is shown as it is."""
+    return known_variants()[key].title if key in known_variants() else key
 
 
 def named(variants: dict[str, Variant], name: str) -> Variant:

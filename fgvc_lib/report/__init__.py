@@ -1,1 +1,6 @@
-"""Figures, tables and pages made from runs and records."""
+"""What is made from runs and records: figures (plots), tables, claims, the page of results, and the site of all notebooks.
+
+Import from the modules: `plots` and `build` take seconds to load, and few callers need both.
+"""
+
+__all__ = ["build", "claims", "plots", "results", "site", "tables", "words"]

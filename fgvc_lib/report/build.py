@@ -13,11 +13,11 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from tqdm import tqdm
 
 from ..config import active_experiment, project_path
-from ..datasets.build import open_splits
+from ..datasets import open_splits
 from ..errors import FGVCError
 from ..experiments.ablation import plan, read_records
 from ..files import write_whole
-from .results import results_page
+from .results import results_pages
 from .site import write_site
 
 
@@ -45,38 +45,46 @@ def build_report() -> Path:
     shutil.rmtree(new, ignore_errors=True)
     os.environ["FIGURES"] = str(project_path("figures") if built_in else new / "figures")
 
-    expected = sum(_expected_seconds(cell) for notebook in notebooks.values() for cell in _code(notebook))
+    expected = sum(_expected_seconds(cell) for notebook in notebooks.values() for cell in notebook.cells)
     shape = "{desc} {percentage:3.0f}% |{bar:24}| {elapsed} gone, {remaining} left"
     with tqdm(total=expected, bar_format=shape) as bar:
         for path, notebook in notebooks.items():
-            target = path if built_in else new / "notebooks" / path.name
             _execute(path, notebook, bar)
+            target = path if built_in else new / "notebooks" / path.name
             write_whole(target, nbformat.writes(notebook) + "\n")
-    records, photos, step = (
-        plan(experiment)[2],
-        *map(project_path, ("data/results/quick-CUB_40.parquet", "data/bench/step.json")),
-    )
-    if missing := [str(file) for file in (records, photos, step) if built_in and not file.is_file()]:
-        print(f"RESULTS.md stays as it is: {', '.join(missing)} is missing")
-    elif built_in:
-        cost = pd.DataFrame(json.loads(step.read_text())["rows"])
-        for name, lang in (("RESULTS.md", "en"), ("RESULTS.zh-CN.md", "zh-CN")):
-            write_whole(project_path(name), results_page(read_records(records), read_records(photos), cost, lang))
+    if built_in:
+        _write_results(plan(experiment)[2])
     index = write_site(new, notebooks, experiment, texts=built_in)
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
     return folder / index.name
 
 
+def _write_results(records):
+    """The pages of results from the records of the ablation and of the measurements beside it, if all are there."""
+    photos, step = project_path("data/results/quick-CUB_40.parquet"), project_path("data/bench/step.json")
+    if missing := [str(file) for file in (records, photos, step) if not file.is_file()]:
+        print(f"RESULTS.md stays as it is: {', '.join(missing)} is missing")
+        return
+    cost = pd.DataFrame(json.loads(step.read_text())["rows"])
+    for file, page in results_pages(read_records(records), read_records(photos), cost).items():
+        write_whole(project_path(file), page)
+
+
 def _execute(path, notebook, bar):
-    seconds = {index: _expected_seconds(cell) for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"}
-    code, running = list(seconds), []
-    for cell in _code(notebook):  # what the last run left says nothing about this one
-        cell.outputs, cell.execution_count = [], None
+    code = [index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+    seconds = {index: _expected_seconds(notebook.cells[index]) for index in code}
+    running = None
+    for index in code:  # what the last run left says nothing about this one
+        notebook.cells[index].update(outputs=[], execution_count=None)
+
+    def where():
+        return "before its first cell" if running is None else f"cell {code.index(running) + 1} of {len(code)}"
 
     def started(cell, cell_index):
-        running.append(cell_index)
-        bar.set_description(f"{path.stem}, cell {code.index(cell_index) + 1} of {len(code)}")
+        nonlocal running
+        running = cell_index
+        bar.set_description(f"{path.stem}, {where()}")
 
     client = NotebookClient(
         notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}},
@@ -86,23 +94,18 @@ def _execute(path, notebook, bar):
     try:
         client.execute()
     except CellExecutionError as error:
-        number = code.index(running[-1]) + 1
-        message = f"{path.name}, cell {number} of {len(code)} failed: {error.ename}: {error.evalue}"
-        raise ReportError(f"{message}\n--- the cell ---\n{notebook.cells[running[-1]].source}") from error
+        message = f"{path.name}, {where()} failed: {error.ename}: {error.evalue}"
+        raise ReportError(f"{message}\n--- the cell ---\n{notebook.cells[running].source}") from error
     except DeadKernelError as error:
-        where = f"cell {code.index(running[-1]) + 1} of {len(code)}" if running else "before its first cell"
-        raise ReportError(
-            f"{path.name}, {where}: Python was ended, most likely for want of memory; call it again"
-        ) from error
-
-
-def _code(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+        reason = "Python was ended, most likely for want of memory; call it again"
+        raise ReportError(f"{path.name}, {where()}: {reason}") from error
 
 
 def _expected_seconds(cell):
     """How long a code cell took when it last ran, from the times nbclient keeps in it; a second if it never did."""
-    times = cell.get("metadata", {}).get("execution", {})
+    if cell.cell_type != "code":
+        return 0.0
+    times = cell.metadata.get("execution", {})
     try:
         start, end = (datetime.datetime.fromisoformat(times[key]) for key in ("iopub.execute_input", "shell.execute_reply"))
     except (KeyError, ValueError):

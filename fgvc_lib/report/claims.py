@@ -1,155 +1,140 @@
-"""The course report's claims held against the ablation's records."""
+"""The course report's claims held against the ablation's records, and what else the records say; all as numbers."""
 
 import numpy as np
 import pandas as pd
 
 from ..experiments.statistics import bootstrap, holm, interval, paired, values_of
-
-PLAIN = "ViT, overlap"  # the plain ViT that part selection is compared with
-FUSED = ("PSM add", "PSM matmul", "PSM lastlayer", "PSM mul")  # the course report's four
+from ..experiments.variants import FOUR, REFERENCE, known_variants
+from .tables import better_or_worse
 
 
 def claims(records: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
-    """A row a claim of the course report: what it says, what was measured, and the verdict: confirmed, contradicted, or
-    cannot tell, where the 95 % interval holds zero (for the best of four: where Holm's p is not below 0.05 for all).
+    """What was measured on each claim of the course report, one row per claim, and the verdict.
 
-    records: from `ablation.collect`. cost: `bench.bench`'s table in the course report's own settings.
+    records: from `ablation.collect`. cost: the table of `bench.measure` in the course report's own settings.
+    Columns: measured, a list of (format, mean, low, high, what else the format in templates/words.en.toml names) with 95 %
+    intervals; verdict: confirmed, contradicted, or cannot_tell, where the interval holds zero (for the best of four: where
+    Holm's p is not below 0.05 for all), or by_design. Raises DataError, naming it, for a variant that the records lack.
     """
-    accuracy, low, high = interval(values_of(records, "ResNet-18"))
-    found = [
-        ("The ResNet-18 stays under 70 %", "under 70 %", f"{accuracy:.1%} ({low:.1%} to {high:.1%})",
-         "cannot tell: the built-in birds were made that hard"),
-        ("A ViT is better than the CNN", "far better: up to 89.90 %", *_against(records, PLAIN, "ResNet-18")),
-        ("Overlapping patches help", "used throughout", *_against(records, PLAIN, "ViT")),
-        ("Part selection helps", "its best model has it", *_against(records, "PSM mul", PLAIN)),
-        ("`mul` is the best of the four fusions", "89.90 %, the best", *_best(records, "PSM mul")),
-        ("The contrastive loss hurts", "did not help, dropped", *_against(records, "PSM mul, contrastive", "PSM mul", -1)),
-    ]  # fmt: skip
-    row = cost[cost["row"] == "mul"].iloc[-1]
-    found.append((
-        "Part selection trains faster", "about 3 %: 0.97 of the time",
-        f"{row['train_ratio']:.2f} of the time ({row['train_low']:.2f} to {row['train_high']:.2f})",
-        _verdict(1 - row["train_high"], 1 - row["train_low"]),
-    ))  # fmt: skip
-    part, even = (values_of(records, "ResNet-18", name) for name in ("map_counting", "map_counting_chance"))
-    _, low, high = more = interval(part - even)
-    measured = (f"{interval(part)[0]:.1%} of its gradient around the bird's parts lies around those that count, "
-                f"{interval(even)[0]:.1%} if it lay evenly: {_points(more)}")  # fmt: skip
-    found.append(("The CNN does not look at the fine differences", "roughly at the object", measured,
-                  _verdict(-high, -low)))  # fmt: skip
-    return pd.DataFrame(found, columns=["claim", "course report", "measured here", "verdict"]).set_index("claim")
-
-
-# What a row of the ablation should be held against, where that is not the plain ViT.
-CONTROLS = (
-    ("PSM mul", "PSM random"), ("PSM mul, larger image", "ViT, overlap, larger image"),
-    ("PSM mul, larger batch", "ViT, overlap, larger batch"), ("PSM mul, longer", "ViT, overlap, longer"),
-    ("PSM mul, last layer fresh", "PSM mul"),
-    ("PSM mul, 2 patches a head", "PSM mul"), ("PSM mul, flatten", "PSM mul"),
-    ("PSM mul, from scratch", "ViT, overlap, from scratch"),
-)  # fmt: skip
-
-
-def controls(records: pd.DataFrame) -> pd.DataFrame:
-    """The pairs of CONTROLS that the records have: their difference with its interval, and whether it leaves out zero."""
-    there, found = set(records["row"]), {}
-    for one, other in CONTROLS:
-        if {one, other} <= there:
-            apart = paired(records, one, other)
-            clear = apart["low"] > 0 or apart["high"] < 0
-            word = ("better" if apart["difference"] > 0 else "worse") if clear else "not distinguishable"
-            found[f"{one} against {other}"] = {"difference": _points(list(apart.values())[:3]), "verdict": word}
-    return pd.DataFrame.from_dict(found, orient="index").rename_axis("model")
+    found = {
+        "cnn_below_70": ([("accuracy", *interval(values_of(records, "resnet18")))], "by_design"),
+        "vit_beats_cnn": _against(records, REFERENCE, "resnet18"),
+        "overlap_helps": _against(records, REFERENCE, "vit"),
+        "selection_helps": _against(records, "psm_mul", REFERENCE),
+        "mul_is_best": _best(records, "psm_mul"),
+        "contrastive_hurts": _against(records, "psm_mul_contrastive", "psm_mul", wanted=-1),
+        "selection_is_faster": _faster(cost),
+        "cnn_misses_details": _misses_details(records, "resnet18"),
+    }
+    return pd.DataFrame.from_dict(found, orient="index", columns=["measured", "verdict"])
 
 
 def _verdict(low, high):
-    return "confirmed" if low > 0 else "contradicted" if high < 0 else "cannot tell"
-
-
-def _points(found):
-    return "{:+.1f} points ({:+.1f} to {:+.1f})".format(*(100 * value for value in found))
+    return "confirmed" if low > 0 else "contradicted" if high < 0 else "cannot_tell"
 
 
 def _against(records, one, other, wanted=1):
-    found = paired(records, one, other)
-    edges = sorted((wanted * found["low"], wanted * found["high"]))
-    return f"{one} against {other}: {_points((found['difference'], found['low'], found['high']))}", _verdict(*edges)
+    """wanted: the sign of the difference that the claim asserts."""
+    difference, low, high, _ = paired(records, one, other).values()
+    verdict = _verdict(*sorted((wanted * low, wanted * high)))
+    return [("difference", difference, low, high, one, other)], verdict
 
 
-def _best(records, name):
-    rest = pd.DataFrame({other: paired(records, name, other) for other in FUSED if other != name}).T
+def _best(records, one):
+    rest = pd.DataFrame({other: paired(records, one, other) for other in FOUR if other != one}).T
     clear = holm(rest["p"]) < 0.05
-    words = [f"against {other}: {_points(row[['difference', 'low', 'high']])}" for other, row in rest.iterrows()]
-    better, worse = clear & (rest["difference"] > 0), clear & (rest["difference"] < 0)
-    return "; ".join(words), "contradicted" if worse.any() else "confirmed" if better.all() else "cannot tell"
+    measured = [("other", *row[["difference", "low", "high"]], one, other) for other, row in rest.iterrows()]
+    if (clear & (rest["difference"] < 0)).any():
+        return measured, "contradicted"
+    return measured, "confirmed" if (clear & (rest["difference"] > 0)).all() else "cannot_tell"
+
+
+def _faster(cost):
+    ratio, low, high = cost[cost["row"] == "mul"].iloc[-1][["train_ratio", "train_low", "train_high"]]
+    return [("time", ratio, low, high)], _verdict(1 - high, 1 - low)
+
+
+def _misses_details(records, one):
+    share, even = (values_of(records, one, f"map_discriminative{end}") for end in ("", "_chance"))
+    difference, low, high = interval(share - even)
+    measured = [("gradient", difference, low, high, interval(share)[0], interval(even)[0])]
+    return measured, _verdict(-high, -low)
+
+
+def controls(records: pd.DataFrame) -> pd.DataFrame:
+    """Each variant of the records against the one it should be held against, where that is not the reference.
+
+    Columns: against (key), difference, low, high (paired, 95 %), verdict: better, worse, or not_distinguishable, where the
+    interval holds zero.
+    """
+    there, found = list(records["variant"].unique()), {}
+    for key in there:
+        other = known_variants()[key].against if key in known_variants() else None
+        if other in there:
+            difference, low, high, _ = paired(records, key, other).values()
+            found[key] = (other, difference, low, high, better_or_worse(difference, low > 0 or high < 0))
+    columns = ["against", "difference", "low", "high", "verdict"]
+    return pd.DataFrame.from_dict(found, orient="index", columns=columns)
 
 
 def selections(records: pd.DataFrame) -> pd.DataFrame:
-    """Whether the selected patches lie where they should, a row a selecting row of the records, over seeds and images.
+    """Whether the selected patches lie where they should, over seeds and images: one row per variant that selects.
 
-    Columns, as text with 95 % intervals: patches whose centre lies in the bird's box, images with a part that counts hit,
-    each beside the chance of as many patches drawn at random; and by how much more often a hit goes with a right answer than
-    a miss does.
+    Columns: selected_bird (patches whose centre lies in the bird's box) and selected_part (images in which a discriminative
+    part is hit), each with _low and _high (95 %) and _chance, that of as many patches drawn at random; gain, gain_low,
+    gain_high: by how much more often a hit goes with a right answer than a miss does. All in 0..1.
     """
-    found = {}
-    for name in records["row"].unique():
-        frame = records[records["row"] == name]
-        if "selected_part" not in frame or frame["selected_part"].isna().all():
-            continue
-        get = lambda column, name=name: values_of(records, name, column)  # noqa: E731
-        hit, right = get("selected_part"), get("correct")
-        seen = ~hit.isna().any()
-        hit, right = hit.loc[:, seen].to_numpy(), right.loc[:, seen].to_numpy()
-        gain = _share(hit * right, hit) - _share((1 - hit) * right, 1 - hit)  # the same draws in all four
-        middle = (hit * right).sum() / hit.sum() - ((1 - hit) * right).sum() / (1 - hit).sum()
-        found[name] = {
-            "patches in the box": _percent(interval(get("selected_bird"))),
-            "chance": f"{interval(get('selected_bird_chance'))[0]:.1%}",
-            "images with a part that counts hit": _percent(interval(get("selected_part"))),
-            "chance ": f"{interval(get('selected_part_chance'))[0]:.1%}",
-            "right if hit, against if missed": _points((middle, *np.nanquantile(gain, (0.025, 0.975)))),
-        }
-    return pd.DataFrame.from_dict(found, orient="index").rename_axis("model")
+    if "selected_part" not in records:
+        return pd.DataFrame()
+    selecting = records["variant"].isin(records.loc[records["selected_part"].notna(), "variant"])
+    names = ("selected_bird", "selected_bird_chance", "selected_part", "selected_part_chance")
+    table = _means(records[selecting], names)
+    return table.join(pd.DataFrame({key: _named("gain", _gain(records, key)) for key in table.index}).T)
+
+
+def _gain(records, key):
+    hit, right = (values_of(records, key, column) for column in ("selected_part", "correct"))
+    known = hit.notna().all()
+    hit, right = hit.loc[:, known].to_numpy(), right.loc[:, known].to_numpy()
+    missed = 1 - hit
+    with np.errstate(invalid="ignore"):  # rounds without a hit, or without a miss
+        draws = bootstrap(hit * right) / bootstrap(hit) - bootstrap(missed * right) / bootstrap(missed)
+        middle = (hit * right).sum() / hit.sum() - (missed * right).sum() / missed.sum()
+    return middle, *np.nanquantile(draws, (0.025, 0.975))
 
 
 def gradients(records: pd.DataFrame) -> pd.DataFrame:
-    """Where the input gradients lie, a row a row of the records: the pointing game, and shares in the box, on the parts and
-    on those that count, each beside that of an even map."""
-    found = {}
-    for name in records["row"].unique():
-        mean = {
-            column: interval(values_of(records, name, f"map_{column}"))
-            for column in ("peak", "box", "box_chance", "part", "part_chance", "counting", "counting_chance")
-        }
-        found[name] = {
-            "largest value in the box": _percent(mean["peak"]),
-            "gradient in the box": _percent(mean["box"]), "if even": f"{mean['box_chance'][0]:.1%}",
-            "of that, on parts": _percent(mean["part"]), "if even ": f"{mean['part_chance'][0]:.1%}",
-            "of that, on parts that count": _percent(mean["counting"]), "if even  ": f"{mean['counting_chance'][0]:.1%}",
-        }  # fmt: skip
-    return pd.DataFrame.from_dict(found, orient="index").rename_axis("model")
+    """Where the input gradients lie, one row per variant.
+
+    Columns: map_peak (the largest value lies in the box), map_box (share in the box), map_part (of that, on the parts),
+    map_discriminative (of that, on the discriminative parts), each with _low and _high (95 %), and all but the first with
+    _chance, that of an even map.
+    """
+    shares = ("map_box", "map_part", "map_discriminative")
+    return _means(records, ("map_peak", *shares, *(f"{share}_chance" for share in shares)))
 
 
-def _share(part, whole):
-    with np.errstate(invalid="ignore"):
-        return bootstrap(part) / bootstrap(whole)
+def _means(records, columns):
+    """The mean of each column with its interval, one row per variant."""
+    found = {key: {} for key in records["variant"].unique()}
+    for key, means in found.items():
+        for column in columns:
+            means |= _named(column, interval(values_of(records, key, column)))
+    return pd.DataFrame.from_dict(found, orient="index")
 
 
-def _percent(found):
-    if np.isnan(found[0]):
-        return "–"
-    return "{:.1f} % ({:.1f} to {:.1f})".format(*(100 * value for value in found))
+def _named(name, estimate):
+    return dict(zip((name, f"{name}_low", f"{name}_high"), estimate, strict=True))
 
 
-def pretraining(photos: pd.DataFrame) -> pd.DataFrame:
-    """What pre-trained weights are worth, a row a model of the records that also has a row `, from scratch`."""
-    names = [name for name in photos["row"].unique() if f"{name}, from scratch" in set(photos["row"])]
-    rows = {}
-    for name in names:
-        apart = paired(photos, name, f"{name}, from scratch")
-        rows[name] = {
-            "pre-trained": _percent(interval(values_of(photos, name))),
-            "from scratch": _percent(interval(values_of(photos, f"{name}, from scratch"))),
-            "difference": _points((apart["difference"], apart["low"], apart["high"])),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+def pretraining(records: pd.DataFrame) -> pd.DataFrame:
+    """What pre-trained weights are worth: one row per variant that was also trained from scratch.
+
+    Columns: pretrained, scratch (accuracies), each with _low and _high; difference, low, high. All with 95 % intervals.
+    """
+    there, found = list(records["variant"].unique()), {}
+    for key in there:
+        if (scratch := f"{key}_scratch") in there:
+            found[key] = _named("pretrained", interval(values_of(records, key)))
+            found[key] |= _named("scratch", interval(values_of(records, scratch))) | paired(records, key, scratch)
+    return pd.DataFrame.from_dict(found, orient="index")

@@ -1,78 +1,65 @@
-"""Every figure of the report: each function returns a matplotlib Figure, `show` keeps it as a file."""
+"""Every figure of the report: each function returns a matplotlib Figure, `show` keeps it as a file.
+
+Tables and dictionaries are keyed by variants' keys; figures show their titles, in the colour of their family or rule.
+"""
 
 import io
 import textwrap
 from collections.abc import Sequence
+from itertools import chain
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
-from IPython.display import Image
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image as Picture
+from PIL import Image
 
+from ..app.pictures import COLOURS, SIZE, heat, marked, overlay, photograph
 from ..config import figures_folder
 from ..datasets.geometry import patch_boxes
+from ..experiments.variants import known_variants, title_of
 from ..files import write_whole
 
-# seaborn's palette for the colour-blind, its two oranges apart
-COLOURS = [sns.color_palette("colorblind").as_hex()[place] for place in (0, 1, 2, 4, 9, 3, 5, 6, 7, 8)]
-# A row of the report's table looks the same in every figure: colour and marker.
-STYLES = {
-    "ResNet-18": (1, "s"), "ViT": (4, "v"), "ViT, overlap": (0, "o"), "PSM add": (3, "^"), "PSM matmul": (5, "<"),
-    "PSM lastlayer": (6, ">"), "PSM mul": (2, "D"), "PSM mul, contrastive": (7, "P"), "PSM mul, flatten": (8, "X"),
+if TYPE_CHECKING:
+    import IPython
+
+BLUE, ORANGE, GREEN, PINK, SKY, RED, TAN, ROSE, GREY, YELLOW = COLOURS
+FAMILIES = {"cnn": ORANGE, "vit": BLUE, "psm": GREEN, "control": GREY}
+# One colour and marker per fusion rule, and one each for the models without part selection, in all figures.
+LOOKS = {
+    "cnn": (ORANGE, "s"), "vit": (BLUE, "o"), "add": (PINK, "^"), "matmul": (RED, "<"), "lastlayer": (TAN, ">"),
+    "mul": (GREEN, "D"), "rollout": (SKY, "v"), "lowrank": (ROSE, "P"), "maws": (YELLOW, "X"), "random": (GREY, "*"),
 }  # fmt: skip
-HEAT = "magma"  # perceptually even, readable in grey and by the colour-blind
+UNKNOWN = "black"  # what is no variant of the report
 DPI = 90
 
 
-def show(figure: Figure, name: str, alt: str) -> Image:
+def show(figure: Figure, name: str, alt: str) -> "IPython.display.Image":
     """Write figures/NAME.png, and .svg of a figure that is all lines and text, and return the picture for the notebook,
     with `alt` as its text alternative."""
+    from IPython.display import Image as Shown  # only notebooks need it
+
     data, drawing = png(figure), io.BytesIO()
     write_whole(figures_folder() / f"{name}.png", data)
     if not any(axis.images for axis in figure.axes):  # photographs do not grow sharper
         with matplotlib.rc_context({"svg.hashsalt": name}):  # the same drawing, the same file
             figure.savefig(drawing, format="svg", metadata={"Date": None, "Title": alt})
         write_whole(figures_folder() / f"{name}.svg", drawing.getvalue())
-    return Image(data, alt=alt)
+    return Shown(data, alt=alt)
 
 
 def png(figure: Figure) -> bytes:
     """A figure as the bytes of a PNG file with a palette of 256 colours, a third of the size without one."""
     buffer, small = io.BytesIO(), io.BytesIO()
     figure.savefig(buffer, dpi=DPI)
-    Picture.open(buffer).convert("RGB").quantize().save(small, "png", optimize=True)
+    Image.open(buffer).convert("RGB").quantize().save(small, "png", optimize=True)
     return small.getvalue()
 
 
-def to_picture(image: torch.Tensor, normalisation) -> np.ndarray:
-    """A normalised (3, H, W) tensor -> (H, W, 3) floats in 0..1; `normalisation` as `datasets.normalisation` gives it."""
-    mean, deviation = (torch.tensor(values)[:, None, None] for values in normalisation)
-    return (image * deviation + mean).clamp(0, 1).permute(1, 2, 0).numpy()
-
-
-def _panels(rows, columns, size=1.9, ratio=1.0, **options):
-    """A figure of rows x columns square panels without axes -> figure, axes (rows, columns)."""
-    figure = Figure(figsize=(columns * size, rows * size * ratio), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, **options)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-    return figure, axes
-
-
-def _axes(width=7.5, height=3.6, columns=1):
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, columns, squeeze=False)[0]
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
-        axis.set_axisbelow(True)
-    return (figure, axes[0]) if columns == 1 else (figure, axes)
+# Photographs and maps
 
 
 def image_grid(pictures: Sequence, titles: Sequence[str], columns: int = 6, marks: Sequence = ()) -> Figure:
@@ -87,55 +74,28 @@ def image_grid(pictures: Sequence, titles: Sequence[str], columns: int = 6, mark
     return figure
 
 
-def split_counts(counts: pd.DataFrame) -> Figure:
-    """Images a class: a row a class, columns train and test."""
-    figure, axis = _axes()
-    bins = np.arange(counts.to_numpy().min() - 0.5, counts.to_numpy().max() + 1.5)
-    for colour, (name, column) in zip(COLOURS, counts.items(), strict=False):
-        axis.hist(column, bins, color=colour, alpha=0.75, label=f"{name}: {column.sum():,} images")
-    axis.set(xlabel="images of a class", ylabel=f"classes (of {len(counts)})")
-    axis.legend(frameon=False)
-    return figure
-
-
 def saliency_grid(
     pictures: Sequence, maps: dict[str, np.ndarray], titles: Sequence[str], boxes: np.ndarray | None = None
 ) -> Figure:
-    """Pictures, and below them a row of maps (B, H, W) a name; the annotated boxes (B, 4) drawn where they are known."""
-    figure, axes = _panels(1 + len(maps), len(pictures), size=1.6)
-    for axis, name in zip(axes[:, 0], ("", *maps), strict=True):
-        axis.set_ylabel(textwrap.fill(name, 14), fontsize=9)
-    for column, (picture, title) in enumerate(zip(pictures, titles, strict=True)):
-        axes[0, column].imshow(picture)
-        axes[0, column].set_title("\n".join(textwrap.fill(line, 15) for line in title.splitlines()), fontsize=9)
-        for axis, heat in zip(axes[1:, column], maps.values(), strict=True):
-            axis.imshow(heat[column], cmap=HEAT, vmax=np.quantile(heat[column], 0.995))
-        for axis in axes[:, column] if boxes is not None else ():
-            axis.add_patch(_box(boxes[column], "white"))
-    return figure
-
-
-def shares(values: dict[str, np.ndarray], xlabel: str) -> Figure:
-    """Distributions of a share in 0..1 as histograms, one a name, with their means."""
-    figure, axis = _axes()
-    for colour, (name, share) in zip(COLOURS, values.items(), strict=False):
-        axis.hist(share, np.linspace(0, 1, 41), color=colour, alpha=0.6, label=f"{name}: mean {share.mean():.0%}")
-        axis.axvline(share.mean(), color=colour, linewidth=2)
-    axis.set(xlabel=xlabel, ylabel=f"test images (of {len(share)})", xlim=(0, 1))
-    axis.legend(frameon=False)
+    """Pictures, and below them one row of maps (B, H, W) per name; the annotated boxes (B, 4) drawn where they are known."""
+    rows = [[photograph(picture) for picture in pictures], *([heat(one) for one in row] for row in maps.values())]
+    figure, axes = _grid(rows, titles, ("", *maps), size=1.6)
+    for column, box in enumerate(() if boxes is None else boxes):
+        for axis in axes[:, column]:
+            axis.add_patch(_box(box * SIZE / pictures[0].shape[0]))
     return figure
 
 
 def patch_grids(picture: np.ndarray, patch_size: int, strides: Sequence[int]) -> Figure:
-    """The same picture cut into patches, one panel a stride; two neighbouring patches stand out."""
+    """The same picture (H, W, 3) cut into patches, one panel per stride; two neighbouring patches stand out."""
     figure, axes = _panels(1, len(strides), size=3.6, ratio=1.06)
     for axis, stride in zip(axes[0], strides, strict=True):
         side = (picture.shape[0] - patch_size) // stride + 1
         axis.imshow(picture)
         for box in patch_boxes(np.arange(side * side), side, patch_size, stride):
-            axis.add_patch(_box(box, "white", 0.6))
+            axis.add_patch(_box(box, linewidth=0.6))
         middle = side * (side // 2) + side // 2
-        for box, colour in zip(patch_boxes([middle, middle + 1], side, patch_size, stride), COLOURS[1:3], strict=True):
+        for box, colour in zip(patch_boxes([middle, middle + 1], side, patch_size, stride), (ORANGE, GREEN), strict=True):
             axis.add_patch(Rectangle(box[:2] - 0.5, *box[2:], facecolor=colour, alpha=0.45, edgecolor=colour, linewidth=2))
         axis.set_title(f"patch {patch_size}, stride {stride}: {side} × {side} = {side * side} patches", fontsize=10)
     return figure
@@ -154,69 +114,63 @@ def position_similarity(pos_embed: torch.Tensor, grid: tuple[int, int]) -> Figur
     return figure
 
 
-def learning_curves(metrics: dict[str, pd.DataFrame]) -> Figure:
-    """Training loss and accuracy against the step, one line a run; dots: accuracy on the test images."""
-    figure, axes = _axes(10, 3.8, columns=2)
-    for name, frame in metrics.items():
-        colour = _style(name)["color"]
-        axes[0].plot(frame["step"], frame["loss"].rolling(3, 1).mean(), color=colour, label=name)
-        axes[1].plot(frame["step"], frame["accuracy"].rolling(3, 1).mean(), color=colour, label=name)
-        tested = frame.dropna(subset="test_accuracy")
-        axes[1].plot(tested["step"], tested["test_accuracy"], "o", color=colour, markeredgecolor="white")
-    axes[0].set(xlabel="step", ylabel="training loss (mean of 3 log lines)")
-    axes[1].set(xlabel="step", ylabel="accuracy: line training, dots test", ylim=(0, None))
-    axes[1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
 def attention_maps(
     pictures: Sequence, maps: np.ndarray, titles: Sequence[str], rows: Sequence[str], patch_size: int, stride: int
 ) -> Figure:
-    """R pictures, a row each, and over them maps (R, M, rows, cols) of patch weights, each scaled to its own maximum."""
-    figure, axes = _panels(maps.shape[0], maps.shape[1] + 1, size=1.5, ratio=1.03)
-    for row, row_axes in enumerate(axes):
-        row_axes[0].set_ylabel(textwrap.fill(rows[row], 14), fontsize=9)
-        for axis in row_axes:
-            axis.imshow(pictures[row])
-        for heat, axis in zip(maps[row], row_axes[1:], strict=True):
-            _overlay(axis, heat, patch_size, stride)
-    for axis, title in zip(axes[0], ("picture", *titles), strict=True):
-        axis.set_title(title, fontsize=9)
-    return figure
+    """R pictures, one per row, and over them maps (R, M, rows, cols) of patch weights, each scaled to its own maximum."""
+    shown = [
+        [photograph(picture), *(overlay(picture, weights, patch_size, stride) for weights in row)]
+        for picture, row in zip(pictures, maps, strict=True)
+    ]
+    return _grid(shown, ("picture", *titles), rows, size=1.5)[0]
 
 
 def selected_patches(
-    pictures, parts: np.ndarray, titles: Sequence[str], columns: int, patch_size: int, stride: int
+    pictures: Sequence, parts: np.ndarray, titles: Sequence[str], columns: int, patch_size: int, stride: int
 ) -> Figure:
-    """Pictures with the patches (B, K) that were selected, numbered and coloured by head, side by side."""
-    figure, axes = _panels(-(-len(pictures) // 6), min(6, len(pictures)), ratio=1.1)
-    for axis, picture, chosen, title in zip(axes.flat, pictures, parts, titles, strict=False):
-        axis.imshow(picture)
-        _number(axis, chosen, columns, patch_size, stride)
-        axis.set_title(title, fontsize=9)
+    """Pictures with the patches (B, K) that were selected, numbered and coloured by head; columns: of the patch grid."""
+    return image_grid(
+        [marked(picture, chosen, columns, patch_size, stride) for picture, chosen in zip(pictures, parts, strict=True)],
+        titles, min(6, len(pictures)),
+    )  # fmt: skip
+
+
+# Numbers
+
+
+def shares(values: dict[str, np.ndarray], xlabel: str) -> Figure:
+    """Distributions of a share in 0..1 as histograms, one per name, with their means."""
+    figure, (axis,) = _axes()
+    for colour, (name, share) in zip(COLOURS, values.items(), strict=False):
+        axis.hist(share, np.linspace(0, 1, 41), color=colour, alpha=0.6, label=f"{name}: mean {share.mean():.0%}")
+        axis.axvline(share.mean(), color=colour, linewidth=2)
+    axis.set(xlabel=xlabel, ylabel=f"test images (of {len(share)})", xlim=(0, 1))
+    axis.legend(frameon=False)
     return figure
 
 
-def look(picture: np.ndarray, heat: np.ndarray, parts: np.ndarray, patch_size: int, stride: int, title: str) -> Figure:
-    """One picture with its selected patches (K,) next to one map (rows, cols): the picture behind the controls."""
-    figure, axes = _panels(1, 2, size=3.2, ratio=1.1)
-    for axis in axes[0]:
-        axis.imshow(picture)
-    _number(axes[0, 0], parts, heat.shape[1], patch_size, stride)
-    _overlay(axes[0, 1], heat, patch_size, stride)
-    axes[0, 0].set_title("selected patches, by head", fontsize=10)
-    axes[0, 1].set_title(title, fontsize=10)
+def learning_curves(metrics: dict[str, pd.DataFrame]) -> Figure:
+    """Training loss and accuracy against the step, one line per variant's `Run.metrics`; dots: on the test images."""
+    figure, axes = _axes(10, 3.8, columns=2)
+    for (key, frame), style in zip(metrics.items(), _styles(metrics), strict=True):
+        line = style | {"marker": ""}
+        axes[0].plot(frame["step"], frame["loss"].rolling(3, 1).mean(), **line)
+        axes[1].plot(frame["step"], frame["accuracy"].rolling(3, 1).mean(), label=title_of(key), **line)
+        tested = frame.dropna(subset="test_accuracy")
+        axes[1].plot(tested["step"], tested["test_accuracy"], "o", color=style["color"], markeredgecolor="white")
+    axes[0].set(xlabel="step", ylabel="training loss (mean of 3 log lines)")
+    axes[1].set(xlabel="step", ylabel="accuracy: line training, dots test", ylim=(0, None))
+    _legend_beside(axes[1])
     return figure
 
 
 def accuracy_bars(table: pd.DataFrame) -> Figure:
-    """`results.results_table` (one run a row) or `results.summary` (several seeds) as bars with their intervals."""
-    figure, axis = _axes(8, 0.42 * len(table) + 0.9)
+    """`tables.results_table` (one run per variant) or `statistics.summary` (several seeds) as bars with their intervals."""
+    figure, (axis,) = _axes(8, 0.42 * len(table) + 0.9)
     table = table[::-1]
+    names, colours = [title_of(key) for key in table.index], [_family_colour(key) for key in table.index]
     error = np.abs(table[["low", "high"]].to_numpy() - table[["accuracy"]].to_numpy()).T
-    axis.barh(
-        table.index, table["accuracy"], xerr=error, color=[_family(name) for name in table.index], capsize=3, height=0.65
-    )
+    axis.barh(names, table["accuracy"], xerr=error, color=colours, capsize=3, height=0.65)
     for place, (accuracy, high) in enumerate(zip(table["accuracy"], table["high"], strict=True)):
         axis.text(high + 0.01, place, f"{accuracy:.1%}", va="center", fontsize=9)
     kind, seeds = ("bootstrap", int(table["seeds"].max())) if "seeds" in table else ("Wilson", 1)
@@ -228,134 +182,135 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
 
 
 def differences(table: pd.DataFrame, reference: str) -> Figure:
-    """`results.summary`: each row's difference in accuracy to the row `reference` with its interval, in points."""
-    figure, axis = _axes(8, 0.36 * len(table) + 0.9)
+    """`statistics.summary`: how much more accurate each variant is than `reference`, with its interval, in points."""
+    figure, (axis,) = _axes(8, 0.36 * len(table) + 0.9)
     table = table.drop(index=reference)[::-1]
-    for place, (name, row) in enumerate(table.iterrows()):
-        low, middle, high = (100 * row[key] for key in ("difference_low", "difference", "difference_high"))
-        clear = row["p"] < 0.05
-        style = {
-            "color": _family(name),
-            "marker": "o",
-            "markersize": 7,
-            "markerfacecolor": _family(name) if clear else "white",
-        }
-        axis.plot([low, high], [place, place], color=_family(name), linewidth=2)
-        axis.plot(middle, place, **style)
+    for place, (key, row) in enumerate(table.iterrows()):
+        low, middle, high = 100 * row[["difference_low", "difference", "difference_high"]]
+        colour = _family_colour(key)
+        axis.plot([low, high], [place, place], color=colour, linewidth=2)
+        axis.plot(middle, place, "o", color=colour, markersize=7, markerfacecolor=colour if row["p"] < 0.05 else "white")
     axis.axvline(0, color="black", linewidth=1)
-    axis.set_yticks(range(len(table)), table.index)
-    seeds, images = int(table["seeds"].max()), int(table["images"].max())
-    axis.set(
-        xlabel=f"points more than {reference}, 95 % interval, {seeds} seeds x {images:,} images; filled: p < 0.05 (Holm)"
-    )
-    axis.xaxis.label.set_fontsize(9)
+    axis.set_yticks(range(len(table)), [title_of(key) for key in table.index])
+    counts = f"{int(table['seeds'].max())} seeds x {int(table['images'].max()):,} images"
+    label = f"points more than {title_of(reference)}, 95 % interval, {counts}; filled: p < 0.05 (Holm)"
+    axis.set_xlabel(label, fontsize=9)
     return figure
 
 
 def robustness(table: pd.DataFrame) -> Figure:
-    """Accuracy under attack: columns model, strength (grey levels), accuracy, low, high; a line a model."""
-    figure, axis = _axes(7.5, 3.8)
-    for name, frame in table.groupby("model", sort=False):
-        axis.plot(frame["strength"], frame["accuracy"], label=name, **_style(name))
-        axis.fill_between(
-            frame["strength"], frame["low"], frame["high"], color=_style(name)["color"], alpha=0.18, linewidth=0
-        )
-    axis.set(xlabel="strength of the attack, grey levels of 255", ylabel="test accuracy, 95 % interval", ylim=(0, None))
-    axis.set_xticks(sorted(set(table["strength"])))
+    """Accuracy under attack: columns variant, epsilon (grey levels), accuracy, low, high; one line per variant."""
+    figure, (axis,) = _axes(7.5, 3.8)
+    groups = dict(list(table.groupby("variant", sort=False)))
+    for (key, frame), style in zip(groups.items(), _styles(groups), strict=True):
+        axis.plot(frame["epsilon"], frame["accuracy"], label=title_of(key), **style)
+        axis.fill_between(frame["epsilon"], frame["low"], frame["high"], color=style["color"], alpha=0.18, linewidth=0)
+    axis.set(xlabel="epsilon, grey levels of 255", ylabel="test accuracy, 95 % interval", ylim=(0, None))
+    epsilons = sorted(set(table["epsilon"]))
+    axis.set_xticks(epsilons, [f"{epsilon:g}" for epsilon in epsilons])
     axis.legend(frameon=False)
     return figure
 
 
-def _style(name):
-    place, marker = STYLES.get(name, (9, "*"))
-    return {"color": COLOURS[place], "marker": marker}
-
-
-def _family(name):
-    """One colour a kind of model, for figures whose rows are named beside them."""
-    return COLOURS[1] if "Net" in name else COLOURS[2] if "PSM" in name else COLOURS[0]
-
-
-def time_against_accuracy(table: pd.DataFrame) -> Figure:
-    """Minutes of training against test accuracy, one point a row of `results.results_table`, with its interval."""
-    figure, axis = _axes(8, 4.2)
-    for name, row in table.iterrows():
-        error = [[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]]
-        style = _style(name) | {"linestyle": "none", "capsize": 2, "elinewidth": 1, "label": name}
-        axis.errorbar(row["minutes"], row["accuracy"], error, **style)
-    axis.set(ylabel=f"test accuracy, 95 % interval, {int(table['images'].max()):,} images", ylim=(0, None))
-    axis.set(xlabel="training time, minutes, one run each", xscale="log")
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.xaxis.set_minor_formatter("{x:g}")
-    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
 def hit_rates(table: pd.DataFrame, chance: pd.DataFrame) -> Figure:
-    """Rates in 0..1: a group of bars a row, a bar a column, and across each bar a black line at its chance."""
-    figure, axis = _axes(8, 3.6)
+    """Rates in 0..1: one group of bars per row, one bar per fusion rule (column), across each a line at its chance."""
+    figure, (axis,) = _axes(8, 3.6)
     x, width = np.arange(len(table)), 0.8 / len(table.columns)
-    for place, (name, column) in enumerate(table.items()):
+    for place, (rule, column) in enumerate(table.items()):
         middle = x + (place - (len(table.columns) - 1) / 2) * width
-        axis.bar(middle, column, 0.92 * width, label=name, color=COLOURS[place])
-        axis.hlines(
-            chance[name], middle - width / 2, middle + width / 2, color="black", linewidth=2, label="chance" * (place == 0)
-        )
+        axis.bar(middle, column, 0.92 * width, label=rule, color=LOOKS[rule][0])
+        label = "chance" if place == 0 else None
+        axis.hlines(chance[rule], middle - width / 2, middle + width / 2, color="black", linewidth=2, label=label)
     axis.set(ylabel="share", ylim=(0, 1))
     axis.set_xticks(x, table.index)
     axis.grid(axis="x", visible=False)
-    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    _legend_beside(axis)
     return figure
 
 
 def cost(table: pd.DataFrame, floor: float) -> Figure:
-    """`bench.bench`'s table: time of a training step as a ratio to the plain ViT's, with its 95 % interval, and peak memory.
-
-    floor: the share of the layers that see all tokens, drawn in.
+    """The table of `bench.measure`: time of a training step as a ratio to the plain ViT's, with its 95 % interval, and peak
+    memory; dashed: the textbook's way. floor: the share of the layers that see all tokens, drawn in.
     """
     figure, axes = _axes(10.5, 4, columns=2)
     for place, (row, frame) in enumerate(table[table["problem"] == ""].groupby("row", sort=False)):
-        style = {"color": COLOURS[place % len(COLOURS)], "marker": "osD^v<>Ph"[place % 9], "markersize": 5}
+        rule = row.removeprefix("dense ")
+        colour, marker = LOOKS["vit" if rule == "plain" else rule]
+        style = {"color": colour, "marker": marker, "markersize": 5, "linestyle": "-" if rule == row else "--"}
         x = frame["patches"] + 20 * (place - 4.5)  # side by side
         axes[0].plot(x, frame["train_ratio"], **style)
-        axes[0].vlines(x, frame["train_low"], frame["train_high"], color=style["color"], linewidth=1)
+        axes[0].vlines(x, frame["train_low"], frame["train_high"], color=colour, linewidth=1)
         axes[1].plot(frame["patches"], frame["memory_mb"] / 1e3, label=row, **style)
     axes[0].axhline(floor, color="black", linestyle="--", linewidth=1)
     axes[0].text(table["patches"].mean(), floor - 0.01, f"floor {floor:.3f}", va="top", fontsize=8)
     sizes = table.drop_duplicates("patches")
+    labels = [f"{patches:,}\n{size} px" for patches, size in zip(sizes["patches"], sizes["size"], strict=True)]
     for axis in axes:
-        axis.set_xticks(
-            sizes["patches"], [f"{n:,}\n{size} px" for n, size in zip(sizes["patches"], sizes["size"], strict=True)]
-        )
+        axis.set_xticks(sizes["patches"], labels)
         axis.set(xlabel="patches", ylim=(0, None))
     axes[0].set(ylabel="time of a training step / plain ViT", yscale="log", ylim=(0.7, None))
     axes[0].set_yticks([0.7, 0.8, 0.9, 1, 1.5, 2, 3], [0.7, 0.8, 0.9, 1, 1.5, 2, 3], minor=False)
     axes[0].minorticks_off()
     axes[1].set(ylabel="peak memory of a training step, GB")
-    axes[1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    _legend_beside(axes[1])
     return figure
 
 
-def _box(box, colour, linewidth=1.5):
+# What they share
+
+
+def _panels(rows, columns, size=1.9, ratio=1.0):
+    """A figure of rows x columns square panels without axes -> figure, axes (rows, columns)."""
+    figure = Figure(figsize=(columns * size, rows * size * ratio), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    return figure, axes
+
+
+def _grid(pictures, titles, rows, size):
+    """Rows of pictures, a title above each column and a name beside each row -> figure, axes (rows, columns)."""
+    figure, axes = _panels(len(pictures), len(titles), size, ratio=1.03)
+    for axis, picture in zip(axes.flat, chain(*pictures), strict=True):
+        axis.imshow(picture)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title("\n".join(textwrap.fill(line, 15) for line in title.splitlines()), fontsize=9)
+    for axis, name in zip(axes[:, 0], rows, strict=True):
+        axis.set_ylabel(textwrap.fill(name, 14), fontsize=9)
+    return figure, axes
+
+
+def _axes(width=7.5, height=3.6, columns=1):
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+        axis.set_axisbelow(True)
+    return figure, axes
+
+
+def _legend_beside(axis):
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _box(box, linewidth=1.5):
     # imshow puts a pixel's centre on its index, so the picture's edge is at -0.5
-    return Rectangle(np.asarray(box[:2]) - 0.5, *box[2:], fill=False, edgecolor=colour, linewidth=linewidth)
+    return Rectangle(np.asarray(box[:2]) - 0.5, *box[2:], fill=False, edgecolor="white", linewidth=linewidth)
 
 
-def _overlay(axis, heat, patch_size, stride):
-    rows, columns = heat.shape
-    margin = (patch_size - stride) / 2 - 0.5  # each value is drawn on the stride-wide cell in its patch's middle
-    extent = (margin, margin + columns * stride, margin + rows * stride, margin)
-    limits = axis.get_xlim(), axis.get_ylim()
-    axis.imshow(heat, cmap=HEAT, alpha=0.65, extent=extent, interpolation="nearest")
-    axis.set(xlim=limits[0], ylim=limits[1])
+def _family_colour(key):
+    variant = known_variants().get(key)
+    return FAMILIES[variant.family] if variant else UNKNOWN
 
 
-def _number(axis, parts, columns, patch_size, stride):
-    taken = {}
-    for head, box in enumerate(patch_boxes(parts, columns, patch_size, stride)):
-        axis.add_patch(_box(box, COLOURS[head % len(COLOURS)], 2))
-        shift = taken[tuple(box)] = taken.get(tuple(box), -1) + 1  # heads that chose one patch: side by side
-        axis.text(
-            box[0] + 1 + 5 * shift, box[1] + 1, str(head + 1), color="white", fontsize=7, va="top",
-            bbox={"facecolor": COLOURS[head % len(COLOURS)], "pad": 0.6, "linewidth": 0},
-        )  # fmt: skip
+def _styles(keys):
+    """Colour, marker and line of each variant; those of one rule differ in their lines."""
+    seen = []
+    for key in keys:
+        variant = known_variants().get(key)
+        look = (variant.experiment.fusion or variant.family) if variant else None
+        colour, marker = LOOKS.get(look, (UNKNOWN, "o"))
+        yield {"color": colour, "marker": marker, "linestyle": ("-", "--", ":", "-.")[seen.count(look) % 4]}
+        seen.append(look)

@@ -1,46 +1,51 @@
-"""The page of results."""
+"""The pages of results."""
 
-import json
-import re
-from pathlib import Path
 from string import Template
 
 import pandas as pd
 
 from ..experiments.ablation import made
 from ..experiments.statistics import summary
-from .claims import PLAIN, claims, controls, gradients, pretraining, selections
-from .tables import markdown, readable_summary
+from ..experiments.variants import REFERENCE
+from .claims import claims, controls, gradients, pretraining, selections
+from .tables import markdown, readable
+from .words import template, words_in
+
+# Language: the file in the project.
+PAGES = {"en": "RESULTS.md", "zh-CN": "RESULTS.zh-CN.md"}
 
 
-def results_page(records: pd.DataFrame, photos: pd.DataFrame, cost: pd.DataFrame, lang: str = "en") -> str:
-    """RESULTS.md (`lang` "en") or RESULTS.zh-CN.md ("zh-CN"): results.LANG.md beside this file, filled in from records."""
-    runs, table, photo_table = made(records), summary(records, PLAIN), summary(photos, PLAIN)
-    translate = chinese if lang == "zh-CN" else str
-    about = {
-        key: ", ".join(sorted({str(entry["environment"][key]) for entry in runs}))
-        for key in ("threads", "device", "classes")
-    }
+def results_pages(records: pd.DataFrame, photos: pd.DataFrame, cost: pd.DataFrame) -> dict[str, str]:
+    """The text of each file in PAGES: templates/results.LANG.md filled in.
+
+    records, photos: from `ablation.read_records`, on the built-in birds and on photographs. cost: see `claims`.
+    """
+    whole, of_photos = summary(records, REFERENCE), summary(photos, REFERENCE)
     tables = {
-        "claims": claims(records, cost), "ablation": readable_summary(table), "selections": selections(records),
-        "gradients": gradients(records), "controls": controls(records), "photos": readable_summary(photo_table),
-        "photo_controls": controls(photos), "pretraining": pretraining(photos),
+        "claims": (claims(records, cost), "claims"), "controls": (controls(records), "controls"),
+        "ablation": (whole, "summary"), "selections": (selections(records), "selections"),
+        "gradients": (gradients(records), "gradients"), "photos": (of_photos, "summary"),
+        "photo_controls": (controls(photos), "controls"), "pretraining": (pretraining(photos), "pretraining"),
     }  # fmt: skip
+    environments = [run["environment"] for run in made(records)]
     facts = {
-        "plain": translate(PLAIN), "classes": about["classes"], "images": f"{table['images'].max():,.0f}",
-        "seeds": int(table["seeds"].max()), "comparisons": len(table) - 1, "runs": len(runs),
-        "minutes": f"{sum(entry['environment']['seconds'] for entry in runs) / 60:.0f}", "threads": about["threads"],
-        "device": about["device"], "torch": ", ".join(sorted({entry["environment"]["versions"]["torch"] for entry in runs})),
+        "classes": _all_of(environments, "classes"), "images": f"{whole['images'].max():,.0f}",
+        "seeds": int(whole["seeds"].max()), "comparisons": len(whole) - 1, "runs": len(environments),
+        "minutes": f"{sum(one['seconds'] for one in environments) / 60:.0f}",
+        "threads": _all_of(environments, "threads"), "device": _all_of(environments, "device"),
+        "torch": _all_of([one["versions"] for one in environments], "torch"),
         "photo_classes": made(photos)[0]["environment"]["classes"],
-        "photo_images": f"{photo_table['images'].max():,.0f}", "photo_seeds": int(photo_table["seeds"].max()),
+        "photo_images": f"{of_photos['images'].max():,.0f}", "photo_seeds": int(of_photos["seeds"].max()),
     }  # fmt: skip
-    template = Template(Path(__file__).with_name(f"results.{lang}.md").read_text(encoding="utf-8"))
-    return template.substitute(facts, **{name: translate(markdown(one)) for name, one in tables.items()})
+    pages = {}
+    for lang, file in PAGES.items():
+        texts = {name: markdown(readable(table, kind, lang)) for name, (table, kind) in tables.items()}
+        pages[file] = Template(template(f"results.{lang}.md")).substitute(
+            facts, plain=words_in(lang).title(REFERENCE), **texts
+        )
+    return pages
 
 
-def chinese(table: str) -> str:
-    """A table of this page with the field's Chinese terms, longest first; models and fusion rules keep their names."""
-    terms = json.loads(Path(__file__).with_name("results.zh-CN.json").read_text(encoding="utf-8"))
-    for words in sorted(terms, key=len, reverse=True):
-        table = table.replace(words, terms[words])
-    return re.sub(r"(?<=[点%倍]) \(([^)]*)\)", r"（\1）", table)
+def _all_of(environments, fact):
+    """The values of a fact, each once."""
+    return ", ".join(sorted({str(one[fact]) for one in environments}))

@@ -3,42 +3,60 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
+import tyro
 from PIL import Image
 from tqdm import tqdm
 
 from ..errors import ConfigError, DataError, StorageError
-from .drawing import DIFFICULTY, draw
-from .species import ATTRIBUTES, PARTS, SIZES, WORLDS, diagnostic, species_list
+from .drawing import draw
+from .pose import DIFFICULTY
+from .species import ATTRIBUTES, PARTS, SIZES, WORLDS, Sizes, diagnostic, known_sizes, species_list
 
 FORMAT = {"benchmark": 2, "pretrain": 1}  # raise one when the same seed draws other pixels
 CHUNK = 50                     # images a worker draws in one go
-POOL_FROM = 200                # smaller sets are done before a pool has started
+POOL_ABOVE = 2000              # smaller sets, seconds of work, are drawn without other processes
+# The command line takes the names only: its parser makes a subcommand of each type in a union with a tuple.
+NAMES = tyro.conf.arg(constructor=str, metavar=f"{{{','.join(SIZES)}}}", help_behavior_hint="(default: quick)")
 
 
-# ---------------------------------------------------------------------------------------------- the set
+def generate(
+    root: Path, sizes: Annotated[str | Sizes, NAMES] = "quick", seed: int = 0,
+    world: Literal["benchmark", "pretrain"] = "benchmark", workers: int | None = None, progress: bool = True,
+) -> Path:
+    """Draw the built-in birds into a folder, in CUB-200-2011's layout, and return the folder.
 
-def generate(root, sizes="quick", seed=0, world="benchmark", workers=None, progress=True):
-    """Draws a set below `root` in CUB-200-2011's layout and returns root as a Path.
+    Image i of a species is the same bytes for any number of workers. A finished set of the same kind is left as it is.
 
-    sizes is a name in SIZES or a Sizes, world one of WORLDS. Image i of a species is the same bytes for any number of
-    workers (None: one a core). A finished set of the same kind is left as it is. Raises ConfigError for options that do
-    not exist, DataError if root holds something else, StorageError if it cannot be written.
+    Args:
+        root: the folder.
+        sizes: how much to draw.
+        seed: another seed draws other pictures of the same species.
+        world: one of two that share no species.
+        workers: processes that draw a large set, one a core unless told.
+        progress: show a progress bar.
+
+    Raises:
+        ConfigError: for options that do not exist.
+        DataError: if the folder holds something else.
+        StorageError: if it cannot be written, or if a script without `if __name__ == "__main__":` draws a large set.
     """
-    root, species, sizes = Path(root).absolute(), species_list(sizes, world), SIZES.get(sizes, sizes)
+    root, sizes, species = Path(root).absolute(), known_sizes(sizes), species_list(sizes, world)
     workers = os.cpu_count() if workers is None else workers
-    if not isinstance(seed, int) or seed < 0 or workers < 1:
+    if not isinstance(seed, int) or not isinstance(workers, int) or seed < 0 or workers < 1:
         raise ConfigError(f"seed must be a whole number from 0, workers at least 1, not {seed} and {workers}")
     stamp = json.dumps({"format": FORMAT[world], "world": world, "seed": seed, "sizes": sizes._asdict()}, indent=1) + "\n"
     tasks = [(s, i, f"{s.folder}/{s.name}_{i + 1:04d}.jpg") for s in species for i in range(sizes.train + sizes.test)]
-    bar = partial(tqdm, total=len(tasks), desc="Drawing birds", unit=" images", disable=not progress, file=sys.stdout)
     try:
         if _finished(root, stamp):
             return root
@@ -47,13 +65,8 @@ def generate(root, sizes="quick", seed=0, world="benchmark", workers=None, progr
             draft = Path(folder) / root.name
             for s in species:
                 (draft / "images" / s.folder).mkdir(parents=True)
-            work = partial(_draw_file, draft, seed, WORLDS.index(world), sizes.image_size)
-            if workers == 1 or len(tasks) < POOL_FROM:
-                rows = list(bar(map(work, tasks)))
-            else:                                             # spawn: a fork of a process with threads may hang
-                workers = min(workers, len(tasks) // CHUNK + 1)
-                with ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
-                    rows = list(bar(pool.map(work, tasks, chunksize=CHUNK)))
+            drawn = _draw_all(partial(_draw_file, draft, seed, WORLDS.index(world), sizes.image_size), tasks, workers)
+            rows = list(tqdm(drawn, "Drawing birds", len(tasks), unit=" images", disable=not progress, file=sys.stdout))
             _write_tables(draft, sizes, species, tasks, rows)
             (draft / "synthbirds.json").write_text(stamp)
             if not _finished(root, stamp):                    # someone else may have been faster
@@ -61,6 +74,9 @@ def generate(root, sizes="quick", seed=0, world="benchmark", workers=None, progr
     except OSError as error:
         raise StorageError(f"cannot write the bird set to {root} ({error.strerror or error}): "
                            "free some space or choose another folder") from error
+    except BrokenProcessPool as error:
+        raise StorageError(f"the processes that draw {root} ended early: in a script, put the call below "
+                           '`if __name__ == "__main__":`, or draw first, with `python -m fgvc_lib draw`') from error
     return root
 
 
@@ -74,8 +90,18 @@ def _finished(root, stamp):
     return False
 
 
+def _draw_all(draw_one, tasks, workers) -> Iterator:
+    """What `draw_one` returns of each task, in order."""
+    if workers == 1 or len(tasks) <= POOL_ABOVE:
+        yield from map(draw_one, tasks)
+        return
+    spawn = get_context("spawn")                              # a fork of a process with threads may hang
+    with ProcessPoolExecutor(min(workers, len(tasks) // CHUNK + 1), spawn, cv2.setNumThreads, (1,)) as pool:
+        yield from pool.map(draw_one, tasks, chunksize=CHUNK)
+
+
 def _draw_file(folder, seed, world, size, task):
-    """Draws and saves one image; its task is (species, image index, file). Returns its (box, parts)."""
+    """Draw and save one image; its task is (species, image index, file). Returns its (box, parts)."""
     species, index, file = task
     rng = np.random.default_rng([seed, world, species.index, index])
     image, *row = draw(species, rng, size)
@@ -100,7 +126,7 @@ def _write_tables(root, sizes, species, tasks, rows):
                            *[(s.index + 1, s.name, s.genus, *dict(s.attributes).values()) for s in species]],
         "diagnostic_parts.csv": [("class_id", "sibling_id", "attribute", "part_id", "part_name"),
                                  *[(a.index + 1, b.index + 1, name, PARTS.index(part) + 1, part) for a, b in siblings
-                                   for name in diagnostic(a, b) for part in ATTRIBUTES[name][0]]],
+                                   for name in diagnostic(a, b) for part in ATTRIBUTES[name]["parts"]]],
     }
     for name, table in tables.items():
         separator = "," if name.endswith(".csv") else " "

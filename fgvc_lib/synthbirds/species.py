@@ -1,112 +1,132 @@
-"""The species: what a genus shares, and the one or two marks in which its species differ."""
+"""The species: what a genus shares, and the one to three attributes in which its species differ."""
 
-from collections import namedtuple
+import tomllib
 from functools import cache
-from types import SimpleNamespace
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import ConfigError
 
-# How much to draw: species per genus, train and test images per species, image_size in pixels.
-Sizes = namedtuple("Sizes", ("genera", "species", "train", "test", "image_size"), defaults=(224,))
+
+class Sizes(NamedTuple):
+    """How much to draw."""
+
+    genera: int
+    species: int            # of a genus
+    train: int              # images of a species
+    test: int
+    image_size: int = 224   # pixels, both ways
+
+
+class Genus(NamedTuple):
+    """What the species of a genus share, and the species themselves."""
+
+    name: str
+    shape: np.ndarray                            # see `shapes` in birds.toml, in body lengths
+    colours: dict[str, np.ndarray]               # RGB of each area of the plumage
+    species: list[tuple[str, dict[str, str]]]    # name, and the value of each attribute
+
+
+class Species(NamedTuple):
+    """One class of a set."""
+
+    name: str
+    genus: str
+    genus_index: int
+    index: int                                 # in the set, from 0
+    folder: str                                # of its images
+    attributes: tuple[tuple[str, str], ...]    # (attribute, value), each attribute once
+
+
+TABLES = tomllib.loads(Path(__file__).with_name("birds.toml").read_text(encoding="utf-8"))
 SIZES = {"smoke": Sizes(2, 2, 6, 4, 112), "quick": Sizes(4, 6, 15, 20), "full": Sizes(25, 8, 30, 30)}
 WORLDS = ("benchmark", "pretrain")
-PARTS = ("back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg", "left wing", "nape", "right eye",
-         "right leg", "right wing", "tail", "throat")
-# attribute: (parts it touches, {value: first name of a species that has it unlike its genus}); the plain value stands first
-ATTRIBUTES = {
-    "beak_shape": (("beak",), {"straight": "Straight_billed", "stout": "Thick_billed", "long": "Long_billed",
-                               "curved": "Curve_billed"}),
-    "beak_colour": (("beak",), {"dark": "Dark_billed", "yellow": "Yellow_billed", "red": "Red_billed"}),
-    "crown": (("crown",), {"plain": "Plain_crowned", "cap": "Capped", "stripe": "Stripe_crowned", "crest": "Crested"}),
-    "eye_ring": (("left eye", "right eye"), {"none": "Plain_eyed", "white": "Ring_eyed", "red": "Red_ringed",
-                                             "yellow": "Yellow_ringed"}),
-    "throat": (("throat",), {"plain": "Plain_throated", "dark": "Black_throated", "white": "White_throated",
-                             "red": "Red_throated"}),
-    "breast": (("breast",), {"plain": "Plain_breasted", "streaks": "Streaked", "spots": "Spotted", "band": "Banded"}),
-    "wing_bars": (("left wing", "right wing"), {"0": "Plain_winged", "1": "Bar_winged", "2": "Two_barred"}),
-    "tail": (("tail",), {"square": "Square_tailed", "long": "Long_tailed", "fork": "Fork_tailed", "tip": "Tip_tailed"}),
-    "legs": (("left leg", "right leg"), {"dark": "Dark_legged", "red": "Red_legged", "yellow": "Yellow_legged"}),
-}
-MAX_SPECIES = 1 + sum(len(values) - 1 for _, values in ATTRIBUTES.values())
-# A genus is named SYLLABLE + SHAPE; their numbers share no factor, so that all pairs come up.
-# Shapes, in hundredths of the body: depth, neck, head radius, beak (of head radii), tail, leg; and posture in degrees.
-SHAPES = {
-    "lark": (50, 5, 19, 85, 42, 36, 20), "jay": (50, 5, 19.5, 115, 60, 36, 24), "finch": (57, 3, 21.5, 75, 42, 33, 30),
-    "heron": (44, 42, 13.5, 210, 26, 78, 26), "plover": (53, 9, 18, 85, 32, 56, 10), "wren": (62, 2, 22.5, 95, 34, 38, 16),
-    "thrush": (53, 7, 18.5, 95, 48, 42, 32), "dove": (55, 11, 15, 80, 52, 32, 14), "chat": (51, 3, 20.5, 75, 46, 40, 42),
-    "rail": (52, 17, 15, 130, 24, 54, 12), "snipe": (50, 12, 16, 200, 28, 52, 8),
-}
-SYLLABLES = (
-    "Fen", "Mire", "Ash", "Thorn", "Dusk", "Gorse", "Brook", "Heath", "Moss", "Frost", "Reed", "Copse", "Dale", "Fern",
-    "Mead", "Crag", "Sedge", "Briar", "Holt", "Tarn", "Wold", "Marl", "Glen", "Loam", "Birch", "Down", "Shore", "Alder",
-    "Rush", "Drift", "Hazel", "Stone", "Vale", "Weald", "Cairn", "Elm")
-UPPER = ((124, 92, 60), (112, 114, 64), (88, 106, 130), (152, 88, 56), (120, 118, 114), (66, 104, 158), (80, 126, 74),
-         (164, 132, 88), (116, 80, 104), (70, 118, 122))
-LOWER = ((224, 206, 172), (214, 214, 208), (228, 200, 96), (212, 172, 122), (226, 160, 116), (180, 194, 208))
-# One class: `index` counts from 0 in the set, `folder` has its images, `attributes` is a tuple of (attribute, value).
-Species = namedtuple("Species", ("name", "genus", "genus_index", "index", "folder", "attributes"))
+PARTS = tuple(TABLES["parts"])
+ATTRIBUTES = TABLES["attributes"]    # in which species differ: the parts that each touches, and its values
+OUTLINES = {name: np.array([complex(*point) for point in points]) for name, points in TABLES["outlines"].items()}
+MAX_SPECIES = 1 + sum(len(attribute["values"]) - 1 for attribute in ATTRIBUTES.values())
 
 
-def species_list(sizes="quick", world="benchmark"):
+def known_sizes(sizes: str | Sizes) -> Sizes:
+    """The sizes of that name in SIZES, or those given. Raises ConfigError for what is neither or cannot be drawn."""
+    found = SIZES.get(sizes) if isinstance(sizes, str) else sizes
+    if not isinstance(found, Sizes):
+        raise ConfigError(f"unknown sizes {sizes!r}: use one of {', '.join(SIZES)}, or a Sizes")
+    whole = all(isinstance(n, int) and n >= 1 for n in found)
+    if not whole or found.species > MAX_SPECIES or not 64 <= found.image_size <= 1024:
+        raise ConfigError(f"not whole numbers from 1, species to {MAX_SPECIES} and image_size from 64 to 1024: {found}")
+    return found
+
+
+def species_list(sizes: str | Sizes = "quick", world: str = "benchmark") -> list[Species]:
     """The species of a set in class order; the first of each genus is its base, the `Common_` one.
 
     Raises ConfigError for an unknown name and for sizes that cannot be drawn.
     """
-    sizes, found = SIZES.get(sizes, sizes), []
+    sizes, found = known_sizes(sizes), []
     if world not in WORLDS:
         raise ConfigError(f"unknown world {world!r}: use one of {', '.join(WORLDS)}")
-    if not isinstance(sizes, Sizes):
-        raise ConfigError(f"unknown sizes {sizes!r}: use one of {', '.join(SIZES)}, or a Sizes")
-    whole = all(isinstance(n, int) and n >= 1 for n in sizes)
-    if not whole or sizes.species > MAX_SPECIES or not 64 <= sizes.image_size <= 1024:
-        raise ConfigError(f"not whole numbers from 1, species to {MAX_SPECIES} and image_size from 64 to 1024: {sizes}")
     for genus_index in range(WORLDS.index(world), 2 * sizes.genera, 2):   # the worlds take turns
-        genus = _genus(genus_index)
+        genus = genus_of(genus_index)
         for name, look in genus.species[:sizes.species]:
             folder = f"{len(found) + 1:03d}.{name}"
             found.append(Species(name, genus.name, genus_index, len(found), folder, tuple(look.items())))
     return found
 
 
-def diagnostic(a, b):
-    """The attributes in which two siblings differ, as a tuple of names."""
+def diagnostic(a: Species, b: Species) -> tuple[str, ...]:
+    """The attributes in which two siblings differ."""
     return tuple(name for (name, x), (_, y) in zip(a.attributes, b.attributes, strict=True) if x != y)
 
 
 @cache
-def _genus(index):
-    """Genus `index` of an endless sequence: name, shape, colours, and (name, {attribute: value}) of its species."""
+def genus_of(index: int) -> Genus:
+    """Genus `index` of an endless sequence."""
     rng = np.random.default_rng([1758, index])
-    ending, title = list(SHAPES)[index % len(SHAPES)], SYLLABLES[index % len(SYLLABLES)]
-    rest = index // (len(SHAPES) * len(SYLLABLES))
-    while rest:                                               # longer names once all pairs are used up
-        rest, digit = divmod(rest - 1, len(SYLLABLES))
-        title = SYLLABLES[digit] + title.lower()
-    title += ending
-
-    def colour(table, low, high):                             # bounds on lightness let every mark stand off
-        rgb = np.array(table[rng.integers(len(table))]) + rng.uniform(-14, 14, 3)
-        grey = 0.3 * rgb[0] + 0.59 * rgb[1] + 0.11 * rgb[2]
-        return np.clip((0.8 * rgb + 0.2 * grey) * rng.uniform(low, high) / grey, 0, 235)
-
-    shape = np.array(SHAPES[ending]) / (100, 100, 100, 100, 100, 100, 1) * rng.uniform(0.92, 1.08, 7)
-    colours = {"back": colour(UPPER, 85, 135), "head": colour(UPPER, 100, 150), "belly": colour(LOWER, 175, 215),
-               "tail": colour(UPPER, 62, 105), "wing": colour(UPPER, 62, 100), "horn": np.array((58, 50, 46))}
+    shapes, upper, lower = (TABLES[name] for name in ("shapes", "upper", "lower"))
+    ending = list(shapes)[index % len(shapes)]
+    shape = np.array(shapes[ending]) / (100, 100, 100, 100, 100, 100, 1) * rng.uniform(0.92, 1.08, 7)
+    colours = {"back": _colour(rng, upper, 85, 135), "head": _colour(rng, upper, 100, 150),
+               "belly": _colour(rng, lower, 175, 215), "tail": _colour(rng, upper, 62, 105),
+               "wing": _colour(rng, upper, 62, 100), "horn": np.array((58, 50, 46))}
     colours["cheek"] = colours["head"] * rng.uniform(0.75, 1.2)
+    name = _first_name(index) + ending
+    return Genus(name, shape, colours, _looks(rng, name))
+
+
+def _first_name(index):
+    syllables = TABLES["syllables"]
+    name, rest = syllables[index % len(syllables)], index // (len(TABLES["shapes"]) * len(syllables))
+    while rest:                                               # longer names once all pairs are used up
+        rest, digit = divmod(rest - 1, len(syllables))
+        name = syllables[digit] + name.lower()
+    return name
+
+
+def _colour(rng, table, low, high):
+    """One of a table's RGB colours, varied; low, high: its lightness, within bounds that let every mark stand off."""
+    rgb = np.array(table[rng.integers(len(table))]) + rng.uniform(-14, 14, 3)
+    grey = 0.3 * rgb[0] + 0.59 * rgb[1] + 0.11 * rgb[2]
+    return np.clip((0.8 * rgb + 0.2 * grey) * rng.uniform(low, high) / grey, 0, 235)
+
+
+def _looks(rng, genus):
+    """Name and {attribute: value} of all species of a genus: its base, and for each change of one attribute a species with
+    that change, half of them with a second one."""
     base = {}
-    for name, (_, values) in ATTRIBUTES.items():
-        plain, pick = rng.random() < 0.6, rng.integers(len(values))
-        base[name] = list(values)[0 if plain else pick]
-    changes = [(name, value) for name in base for value in ATTRIBUTES[name][1] if value != base[name]]
+    for name, attribute in ATTRIBUTES.items():
+        plain, pick = rng.random() < 0.6, rng.integers(len(attribute["values"]))
+        base[name] = list(attribute["values"])[0 if plain else pick]
+    changes = [(name, value) for name in base for value in ATTRIBUTES[name]["values"] if value != base[name]]
     changes = [changes[i] for i in rng.permutation(len(changes))]
-    species = [(f"Common_{title}", base)]
+    species = [(f"Common_{genus}", base)]
     for name, value in changes:
         look, (other, second) = base | {name: value}, changes[rng.integers(len(changes))]
         both = look | {other: second}
         apart = {sum(both[a] != sibling[a] for a in base) for _, sibling in species}
         if rng.random() < 0.5 and other != name and apart <= {1, 2, 3}:
             look = both
-        species.append((f"{ATTRIBUTES[name][1][value]}_{title}", look))
-    return SimpleNamespace(name=title, shape=shape, colours=colours, species=species)
+        species.append((f"{ATTRIBUTES[name]['values'][value]}_{genus}", look))
+    return species

@@ -1,0 +1,59 @@
+"""What part selection costs, as a table of text, a figure and a file."""
+
+import dataclasses
+import json as codec
+from pathlib import Path
+
+import pandas as pd
+
+from ..config import project_path
+from ..experiments.bench import DENSE_REPEATS, BenchSetting, environment, growth, loading, measure, resolve
+from ..files import write_whole
+from . import plots
+
+
+def measure_cost(setting: BenchSetting, quick: bool = False, json: Path | None = None) -> str:
+    """Measure what part selection costs beside the plain ViT and a dense implementation (half an hour on two cores).
+
+    Args:
+        setting: what to measure.
+        quick: under 3 minutes: vit_s16 at 224 and 384 pixels in 4 rounds, whatever model, sizes and repeats say.
+        json: write the table, the setting and the machine to this file, too.
+
+    Returns the table as text, and writes the figure to build/bench.png. Raises ConfigError for what cannot be measured.
+    """
+    if quick:
+        setting = dataclasses.replace(setting, model="vit_s16", sizes=(224, 384), repeats=4)
+    setting = resolve(setting)
+    table, rates, about = measure(setting), loading(), environment(setting)
+    figure = project_path("build/bench.png")
+    write_whole(figure, plots.png(plots.cost(table, about["floor"])))
+    if json:
+        record = {"environment": about, "setting": dataclasses.asdict(setting), "loading": rates}
+        write_whole(json, codec.dumps(record | {"rows": table.to_dict("records")}, indent=1))
+    dense = min(setting.repeats, DENSE_REPEATS)
+    lines = [
+        f"{setting.model}, stride {setting.stride}, precision {setting.precision}; {about['device']}, {about['torch']}.",
+        f"Batches of {setting.batch_size}; ratios are of medians over {setting.repeats} rounds (dense rows: {dense}), "
+        f"to the plain ViT.\n\n{cost_table(table).to_string()}\n",
+    ]
+    if len(setting.sizes) > 1:
+        exponents = ", ".join(f"{row} {value:.2f}" for row, value in growth(table).items())
+        lines.append(f"Time of a training step grows with the patches N as N to the power of: {exponents}")
+    lines.append("Images per second on one core: " + ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items()))
+    return "\n".join([*lines, f"The figure is {figure}"])
+
+
+def cost_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of `bench.measure` as text; ratios are to the plain ViT of the same size."""
+    text = pd.DataFrame({
+        "pixels": table["size"], "patches": table["patches"], "model": table["row"],
+        "training step": table["train_ratio"].map("{:.2f}".format),
+        "95 % interval": table["train_low"].map("{:.2f} – ".format) + table["train_high"].map("{:.2f}".format),
+        "inference": table["infer_ratio"].map("{:.2f}".format), "memory, MB": table["memory_mb"].map("{:,.0f}".format),
+        "images/s": table["images_s"].map("{:.2f}".format),
+    })  # fmt: skip
+    failed = table["problem"] != ""
+    text.loc[failed, "training step"] = table.loc[failed, "problem"]
+    text.loc[failed, ["95 % interval", "inference", "memory, MB", "images/s"]] = "–"
+    return text.set_index(["pixels", "patches", "model"])

@@ -1,0 +1,47 @@
+"""The report's words in each of its languages: titles, headers, and how numbers are written."""
+
+import string
+import tomllib
+from functools import cache
+from importlib import resources
+
+from ..experiments.variants import known_variants, title_of
+
+
+def template(name: str) -> str:
+    """The text of a file in templates/."""
+    return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
+
+
+@cache
+def words_in(lang: str = "en") -> "Words":
+    """The words of a language, "en" or "zh-CN"."""
+    return Words(lang)
+
+
+class Words(string.Formatter):
+    """The words of one language, from templates/words.LANG.toml."""
+
+    def __init__(self, lang: str):
+        self.lang, self.text = lang, tomllib.loads(template(f"words.{lang}.toml"))
+
+    def title(self, key: str) -> str:
+        """A variant's title; a key that no variant has is shown as it is."""
+        if self.lang == "zh-CN" and key in known_variants():
+            return known_variants()[key].title_zh
+        return title_of(key)
+
+    def write(self, style: str, *values) -> str:
+        """Values in one of the file's formats."""
+        text = self.format(self.text["formats"][style], *values)
+        return text.replace("） ", "）")  # a wide bracket brings its own space
+
+    def format_field(self, value, format_spec: str) -> str:
+        """Python's format specifications, and those that the files of words explain."""
+        if format_spec == "title":
+            return self.title(value)
+        if format_spec in ("claim", "said", "verdict"):
+            return self.text[format_spec][value]
+        if format_spec.endswith("p"):
+            return format(value, f"{format_spec[:-1]}%").removesuffix("%")
+        return format(value, format_spec)

@@ -1,0 +1,105 @@
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+
+from fgvc_lib.experiments.variants import known_variants
+from fgvc_lib.part_selection import FUSIONS
+from fgvc_lib.report import plots
+from fgvc_lib.training import fit
+
+METRICS = pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0], "accuracy": [0.1, 0.5], "test_accuracy": [np.nan, 0.4]})
+RNG = np.random.default_rng(0)
+
+
+def lines(axis):
+    """Label -> (colour, line style) of what the legend names."""
+    handles, labels = axis.get_legend_handles_labels()
+    return {label: (to_hex(line.get_color()), line.get_linestyle()) for line, label in zip(handles, labels, strict=True)}
+
+
+def bench(rows):
+    sizes = [{"size": size, "patches": (size // 16) ** 2} for size in (224, 448)]
+    numbers = {"problem": "", "train_ratio": 0.9, "train_low": 0.8, "train_high": 1.0, "memory_mb": 900.0}
+    return pd.DataFrame([{**size, "row": row, **numbers} for size in sizes for row in rows])
+
+
+def test_importing_the_report_is_cheap():
+    code = "import sys, fgvc_lib.report; assert not {'matplotlib', 'seaborn', 'IPython', 'torch'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_importing_plots_loads_no_ipython():
+    code = "import sys, fgvc_lib.report.plots; assert 'IPython' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_rule_has_one_colour_in_every_figure():
+    keys = [f"psm_{rule}" for rule in FUSIONS]
+    curves = lines(plots.learning_curves(dict.fromkeys(keys, METRICS)).axes[1])
+    cost = lines(plots.cost(bench(["plain", *FUSIONS, "dense mul"]), 0.9).axes[1])
+    rates = pd.DataFrame(0.5, index=["one", "two"], columns=list(FUSIONS))
+    bars = dict(zip(FUSIONS, plots.hit_rates(rates, rates).axes[0].containers, strict=True))
+    attacks = pd.DataFrame({"variant": keys, "epsilon": 1.0, "accuracy": 0.5, "low": 0.4, "high": 0.6})
+    attacked = lines(plots.robustness(attacks).axes[0])
+    for rule in FUSIONS:
+        bar = to_hex(bars[rule][0].get_facecolor())
+        assert curves[f"PSM {rule}"][0] == attacked[f"PSM {rule}"][0] == cost[rule][0] == bar
+    assert len({colour for colour, _ in curves.values()}) == len(FUSIONS)
+    assert cost["dense mul"] == (cost["mul"][0], "--") and cost["plain"][0] not in {cost[rule][0] for rule in FUSIONS}
+
+
+def test_variants_of_one_rule_differ_in_their_lines():
+    figure = plots.learning_curves(dict.fromkeys(["vit", "vit_overlap", "psm_mul", "psm_mul_flatten", "mine"], METRICS))
+    found = lines(figure.axes[1])
+    assert found["ViT"][0] == found["ViT, overlap"][0] and found["PSM mul"][0] == found["PSM mul, flatten"][0]
+    assert len(set(found.values())) == 5 and found["mine"][0] == "#000000"
+
+
+def test_bars_are_in_the_colours_of_their_families():
+    keys = ["efficientnet_lite0", "vit", "psm_mul", "psm_random", "mine"]
+    numbers = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "images": 10, "seeds": 5, "p": 0.01}
+    table = pd.DataFrame(numbers, index=keys).assign(difference=0.1, difference_low=0.0, difference_high=0.2)
+    axis = plots.accuracy_bars(table).axes[0]
+    colours = [to_hex(bar.get_facecolor()) for bar in axis.patches][::-1]
+    assert colours == [plots.FAMILIES[known_variants()[key].family] for key in keys[:-1]] + ["#000000"]
+    assert len(set(colours)) == 5
+    names = [text.get_text() for text in axis.get_yticklabels()][::-1]
+    assert names == ["EfficientNet-Lite0", "ViT", "PSM mul", "PSM random", "mine"]
+    assert "points more than ViT, 95 % interval, 5 seeds x 10 images" in plots.differences(table, "vit").axes[0].get_xlabel()
+
+
+def test_what_could_not_be_measured_is_left_out():
+    table = bench(["plain", "add", "mul"])
+    figure = plots.cost(table.assign(problem=np.where(table["row"] == "add", "out of memory", "")), 0.9)
+    assert list(lines(figure.axes[1])) == ["plain", "mul"]
+
+
+def test_photographs_become_pictures():
+    picture = RNG.random((32, 32, 3))
+    maps = np.stack([RNG.random((2, 3, 3)), np.full((2, 3, 3), np.nan)])  # nan: nothing to scale by
+    boxes = np.array([[2.0, 2.0, 8.0, 8.0]] * 2)
+    figures = [
+        plots.attention_maps([picture] * 2, maps, ["add", "mul"], ["one", "two"], 12, 10),
+        plots.selected_patches([picture] * 7, RNG.integers(0, 9, (7, 4)), ["a"] * 7, 3, 12, 10),
+        plots.saliency_grid([picture] * 2, {"gradient": RNG.random((2, 32, 32))}, ["a\nright", "b"], boxes),
+        plots.image_grid([picture] * 7, ["a"] * 7, 3, [np.array([[4, 4]])] * 7),
+        plots.patch_grids(picture, 16, [16, 12]),
+        plots.shares({"gradient": RNG.random(9)}, "share"),
+    ]
+    for figure in figures:
+        assert plots.png(figure).startswith(b"\x89PNG")
+    assert [len(axis.images) for axis in figures[0].axes] == [1] * 6
+    box = figures[2].axes[0].patches[0]
+    assert (box.get_x(), box.get_width()) == (pytest.approx(2 * 10 - 0.5), pytest.approx(8 * 10))
+
+
+def test_figures_from_a_run_are_written_whole(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("FIGURES", str(tmp_path / "figures"))
+    run = fit(tiny, progress=False)
+    image = plots.show(plots.learning_curves({"tiny": run.metrics}), "curve", "a curve")
+    assert (tmp_path / "figures" / "curve.png").read_bytes() == image.data
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["curve.png", "curve.svg"]

@@ -1,0 +1,112 @@
+import pytest
+import torch
+from PIL import Image
+from test_photographs import noise
+from torchvision.transforms import v2
+
+from fgvc_lib.config import Experiment
+from fgvc_lib.datasets import views as module
+from fgvc_lib.datasets.build import open_splits
+from fgvc_lib.datasets.cub import CUB200
+from fgvc_lib.datasets.views import Views, crop_and_normalise, eval_loader, normalisation, resized, train_loader, view
+
+
+def torchvision_view(photograph, experiment, seed=None):
+    """The same view, by torchvision's own transforms, one photograph at a time."""
+    size, square = experiment.image_size, [experiment.resize_size] * 2
+    random = [v2.RandomCrop(size), v2.RandomHorizontalFlip()]
+    steps = [v2.Resize(square, antialias=True), *([v2.CenterCrop(size)] if seed is None else random)]
+    numbers = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*normalisation(experiment))]
+    if seed is not None:
+        torch.manual_seed(seed)
+    return v2.Compose(steps + numbers)(photograph)
+
+
+SIZES = [(32, 37), (32, 32), (24, 41)]
+
+
+@pytest.mark.parametrize(("size", "resize"), SIZES)
+@pytest.mark.parametrize("model", ["vit_micro16", "resnet18"])
+def test_views_are_those_of_torchvision(size, resize, model):
+    experiment = Experiment(model=model, image_size=size, resize_size=resize)
+    photographs = [Image.fromarray(noise(shape)) for shape in ((97, 331, 3), (20, 17, 3), (resize, resize, 3))]
+    squares = [resized(photograph, experiment) for photograph in photographs]
+    assert squares[0].shape == (3, resize, resize) and squares[0].dtype == torch.uint8
+    for seed in (None, *range(8)):
+        batch = crop_and_normalise(squares, [seed] * 3, experiment)
+        assert batch.shape == (3, 3, size, size)
+        for found, photograph in zip(batch, photographs, strict=True):
+            assert torch.equal(found, torchvision_view(photograph, experiment, seed))
+
+
+def test_one_photograph_is_a_batch_of_one():
+    experiment, photograph = Experiment(image_size=32, resize_size=37), Image.fromarray(noise((60, 90, 3)))
+    assert torch.equal(view(photograph, experiment), torchvision_view(photograph, experiment))
+
+
+def test_normalised_to_the_models_mean():
+    photograph = Image.new("RGB", (60, 90), (124, 116, 104))  # ImageNet's mean colour
+    assert view(photograph, Experiment(model="resnet18")).abs().max() < 0.02
+
+
+def test_both_splits_give_test_views(cub):
+    experiment = Experiment(data=str(cub), image_size=32, resize_size=37)
+    for images in open_splits(experiment):
+        found, label = images[1]
+        assert torch.equal(found, torchvision_view(images.load(1), experiment)) and label == images.labels[1]
+
+
+@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("model", ["vit_micro16", "resnet18"])
+def test_loaders_give_the_views(cub, caching, cache, model):
+    experiment = Experiment(model=model, image_size=32, resize_size=37, cache=cache, batch_size=2)
+    images, seeds = CUB200(cub, "train"), list(range(100, 109))
+    for draws in (None, list(enumerate(seeds))):
+        loader = train_loader(images, experiment, draws) if draws else eval_loader(images, experiment)
+        views = torch.cat([batch for batch, _ in loader])
+        for number, seed in enumerate(seeds):
+            assert torch.equal(views[number], torchvision_view(images.load(number), experiment, seed if draws else None))
+    assert caching.exists() == cache
+    assert torch.cat([labels for _, labels in loader]).tolist() == images.labels
+
+
+def test_a_changed_image_is_decoded_anew(cub, caching):
+    experiment, images = Experiment(image_size=32, resize_size=36), CUB200(cub)
+    before, _ = Views(images, experiment).__getitems__([0])
+    images.paths[4].replace(images.paths[0])
+    images.paths[4] = images.paths[3]
+    after, _ = Views(images, experiment).__getitems__([0])
+    assert not torch.equal(before, after)
+    assert len(list(caching.iterdir())) == 1  # what is out of date is removed
+
+
+def test_sets_and_sizes_keep_a_cache_each(cub, caching):
+    for split in ("train", "test"):
+        for size in (36, 40, 36):
+            Views(CUB200(cub, split), Experiment(image_size=32, resize_size=size))
+    assert len(list(caching.iterdir())) == 4
+
+
+def test_annotations_turn_a_photograph_in_the_cache_too(cub, caching):
+    images, experiment = CUB200(cub), Experiment(image_size=32, resize_size=36)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(noise((40, 40, 3))).save(images.paths[0], exif=turned)
+    before, _ = Views(images, experiment).__getitems__([0])
+    (cub / "bounding_boxes.txt").write_text("".join(f"{i} 0 0 9 9\n" for i in range(1, 16)))
+    after, _ = Views(CUB200(cub), experiment).__getitems__([0])
+    assert not torch.equal(before, after)
+
+
+def test_tiny_sets_keep_no_cache(cub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Views(CUB200(cub), Experiment(image_size=32, resize_size=36))
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.fixture
+def caching(tmp_path, monkeypatch):
+    """A project of the test's own, whose sets are never too tiny for a cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "TINY", 1)
+    return tmp_path / "data" / "cache"
