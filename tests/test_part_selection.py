@@ -9,7 +9,10 @@ from fgvc_lib.part_selection import FUSIONS, class_row, fuse, fuse_dense, select
 from fgvc_lib.vit import VisionTransformer, ViTConfig
 
 CONFIG = ViTConfig(image_size=48, patch_size=16, stride=12, dim=32, depth=5, heads=4, mlp_dim=64, num_classes=5)
-MODELS = {"seed": st.integers(0, 2**31), "stride": st.sampled_from([12, 16]), "size": st.sampled_from([32, 48, 80])}
+MODELS = {
+    "seed": st.integers(0, 2**31), "stride": st.sampled_from([12, 16]), "size": st.sampled_from([32, 48, 80]),
+    "layer_scale": st.sampled_from([None, 1.0]),
+}  # fmt: skip
 
 
 def random_model(fusion, seed, stride, size, **options):
@@ -40,8 +43,8 @@ def error(scores, exact):
 @settings(max_examples=15, deadline=None)
 @given(**MODELS, top_k=st.integers(1, 3))
 @torch.no_grad()
-def test_rows_give_what_the_full_maps_give(fusion, seed, stride, size, top_k):
-    model, images = random_model(fusion, seed, stride, size, top_k=top_k)
+def test_rows_give_what_the_full_maps_give(fusion, seed, stride, size, layer_scale, top_k):
+    model, images = random_model(fusion, seed, stride, size, layer_scale=layer_scale, top_k=top_k)
     _, maps, raw = layers_of(model, images)
     dense = fuse_dense(maps, fusion, raw=raw)
     seen = model.inspect(images)
@@ -70,8 +73,8 @@ def test_lowrank_of_any_rank_is_the_best_approximation(seed, rank):
 @pytest.mark.parametrize("fusion", FUSIONS)
 @settings(max_examples=5, deadline=None)
 @given(**MODELS)
-def test_logits_and_gradients_are_those_of_the_dense_model(fusion, head, seed, stride, size):
-    model, images = random_model(fusion, seed, stride, size, head=head, top_k=2)
+def test_logits_and_gradients_are_those_of_the_dense_model(fusion, head, seed, stride, size, layer_scale):
+    model, images = random_model(fusion, seed, stride, size, head=head, layer_scale=layer_scale, top_k=2)
     weights = torch.randn(2, 5, dtype=torch.double)
     logits, expected = model(images), dense_forward(model, images)
     assert torch.allclose(logits, expected, rtol=1e-9)

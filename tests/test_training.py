@@ -343,3 +343,33 @@ def test_efficientnet_with_and_without_its_weights(tiny):
     assert trained(images).shape == (2, 3) and not torch.allclose(trained(images), fresh(images))
     assert torch.equal(trained._conv_stem.weight, build_model(rows[0], 5)._conv_stem.weight)
     assert rows[0].hash() != rows[1].hash() and fit(rows[1], progress=False).finished
+
+
+def test_the_classifier_has_a_rate_of_its_own(tiny):
+    start = build_model(tiny, 3)
+    optimizer = training._optimizer(start, tiny.replace(lr=1e-3, head_lr=0.5))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert {name for name, p in start.named_parameters() if rates[id(p)] == 0.5} == {"head.weight", "head.bias"}
+    assert len(rates) == len(list(start.parameters()))
+    plain = fit(tiny, progress=False).metrics["loss"].tolist()
+    assert plain == fit(tiny.replace(head_lr=tiny.lr), progress=False).metrics["loss"].tolist()
+    assert plain != fit(tiny.replace(head_lr=0.5), progress=False).metrics["loss"].tolist()
+
+
+def test_epochs_say_how_many_steps_there_are(tiny, monkeypatch):
+    run = fit(tiny.replace(epochs=2, warmup_steps=1), progress=False)  # 9 images in batches of 4
+    assert run.metrics["step"].iloc[-1] == 4 and run.experiment.epochs == 2
+    with pytest.raises(ConfigError, match="warmup_steps 9 must lie between 0 and steps, 4"):
+        fit(tiny.replace(epochs=2, warmup_steps=9), progress=False)
+
+
+def test_validation_holds_back_training_images_and_looks_at_no_test_image(tmp_path, tiny):
+    root = write_cub(tmp_path / "more", train=10)
+    experiment = tiny.replace(data=str(root))
+    train, test = open_splits(experiment)
+    rest, held = open_splits(experiment.replace(validation=True))
+    assert sorted([*rest.ids, *held.ids]) == sorted(train.ids) and not set(held.ids) & set(test.ids)
+    assert [held.labels.count(label) for label in range(3)] == [2, 2, 2]
+    run = fit(experiment.replace(validation=True), progress=False)
+    assert sorted(run.predictions["id"]) == sorted(held.ids)
+    assert run.folder != fit(experiment, progress=False).folder

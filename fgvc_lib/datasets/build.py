@@ -4,6 +4,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 from ..config import Experiment, project_path
 from ..errors import ConfigError
 from ..synthbirds.generation import generate
@@ -33,7 +36,14 @@ def data_folder(experiment: Experiment) -> Path:
 def open_splits(experiment: Experiment) -> tuple[ImageSet, ImageSet]:
     """(train, test) of an experiment, both as its model is tested on them: item i is (`view` of the photograph, label).
 
+    With `validation` the second is every fifth training image of a class, which the first goes without.
     Raises DataError for data that cannot be used.
     """
     root, transform = data_folder(experiment), partial(view, experiment=experiment)
-    return tuple(build_dataset(experiment.dataset, root, split, transform) for split in SPLITS)
+    splits = ("train", "train") if experiment.validation else SPLITS
+    train, test = (build_dataset(experiment.dataset, root, split, transform) for split in splits)
+    if experiment.validation:
+        place = pd.Series(train.labels).groupby(train.labels).cumcount()
+        train.drop(np.flatnonzero(place % 5 == 4).tolist())
+        test.drop(np.flatnonzero(place % 5 != 4).tolist())
+    return train, test

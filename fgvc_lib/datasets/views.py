@@ -8,19 +8,19 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler, default_convert
 from torchvision.transforms import v2
 
+from ..backbones import source_of
 from ..config import Experiment, project_path
 from .cache import cached
 from .fingerprint import checksum, file_states
 from .image_set import ImageSet
 
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std that torchvision's CNNs were trained with
-HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # and Google's ViTs
 TINY = 256  # sets of fewer images are not worth a cache
 
 
 def normalisation(experiment: Experiment) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, std) of the pixel values that the experiment's model expects, three numbers each."""
-    return IMAGENET if experiment.model == "resnet18" else HALF
+    source = source_of(experiment)
+    return source.mean, source.std
 
 
 def resized(photograph: Image.Image, experiment: Experiment) -> torch.Tensor:

@@ -72,8 +72,8 @@ def dense_forward(model: VisionTransformer, images: torch.Tensor) -> torch.Tenso
         q, k, v = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, cfg.heads, -1)).permute(2, 0, 3, 1, 4)
         raw = q @ k.mT / (cfg.dim / cfg.heads) ** 0.5
         maps.append(raw.softmax(dim=-1))
-        x = x + block.attn.proj((maps[-1] @ v).transpose(1, 2).flatten(2))
-        x = x + block.mlp(block.norm2(x))
+        x = x + block.ls1(block.attn.proj((maps[-1] @ v).transpose(1, 2).flatten(2)))
+        x = x + block.ls2(block.mlp(block.norm2(x)))
     return model.forward_head(model.norm(x))
 
 
