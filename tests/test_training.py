@@ -304,7 +304,7 @@ def test_numbers_out_of_their_range_are_refused_at_once(name, value):
 
 
 def test_every_number_of_an_experiment_has_a_range():
-    numbers = {name for name, kind in typing.get_type_hints(Experiment).items() if kind in (int, float)}
+    numbers = {name for name, kind in typing.get_type_hints(Experiment).items() if kind in (int, float, float | None)}
     assert numbers == set(RANGES)
 
 
