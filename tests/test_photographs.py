@@ -7,6 +7,7 @@ from PIL import Image, features
 
 from fgvc_lib.datasets import photographs as module
 from fgvc_lib.datasets.cub import CUB200
+from fgvc_lib.datasets.fingerprint import Entry
 from fgvc_lib.datasets.image_set import ImageSet
 from fgvc_lib.datasets.photographs import read_photograph
 from fgvc_lib.errors import DataError
@@ -16,9 +17,13 @@ def noise(shape, high=256):
     return np.random.default_rng(0).integers(0, high, shape, dtype=np.uint8)
 
 
+def set_of_one(path):
+    return ImageSet(path.parent, "train", [Entry(1, "train", 0, path)], ["a"])
+
+
 def loaded(path):
     """The pixels that training sees, after a check that an upload gives the same ones."""
-    trained = np.asarray(ImageSet([path], [0], ["a"]).load(0))
+    trained = np.asarray(set_of_one(path).load(0))
     uploaded, _ = read_photograph(io.BytesIO(path.read_bytes()))
     np.testing.assert_array_equal(trained, np.asarray(uploaded))
     return trained
@@ -102,7 +107,7 @@ def test_too_many_pixels_for_training_and_for_uploads(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="^big.png has 2000 x 1000 pixels: scale it down to 1 million or fewer$"):
         read_photograph(tmp_path / "big.png", "big.png")
     with pytest.raises(DataError, match=r"cannot decode the image .*big.png \(it has 2000 x 1000 pixels"):
-        ImageSet([tmp_path / "big.png"], [0], ["a"]).load(0)
+        set_of_one(tmp_path / "big.png").load(0)
     Image.new("1", (15_000, 13_000)).save(tmp_path / "panorama.png")  # more than Pillow opens
     with pytest.raises(DataError, match="^panorama.png has far too many pixels: scale it down"):
         read_photograph(tmp_path / "panorama.png", "panorama.png")
@@ -114,4 +119,4 @@ def test_what_is_no_image_is_named(tmp_path):
     with pytest.raises(DataError, match="^junk.jpg is not an image that can be read: choose a JPEG"):
         read_photograph(path, "junk.jpg")
     with pytest.raises(DataError, match=r"cannot decode the image .*junk\.jpg \(cannot identify.*replace it or skip it"):
-        ImageSet([path], [0], ["a"]).load(0)
+        set_of_one(path).load(0)
