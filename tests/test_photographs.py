@@ -7,7 +7,6 @@ from PIL import Image, features
 
 from fgvc_lib.datasets import photographs as module
 from fgvc_lib.datasets.cub import CUB200
-from fgvc_lib.datasets.fingerprint import Entry
 from fgvc_lib.datasets.image_set import ImageSet
 from fgvc_lib.datasets.photographs import read_photograph
 from fgvc_lib.errors import DataError
@@ -18,7 +17,7 @@ def noise(shape, high=256):
 
 
 def set_of_one(path):
-    return ImageSet(path.parent, "train", [Entry(1, "train", 0, path)], ["a"])
+    return ImageSet([path], [0], ["a"])
 
 
 def loaded(path):

@@ -12,7 +12,7 @@ from ..synthbirds.generation import generate
 from .cub import CUB200
 from .fingerprint import Entry
 from .folders import class_folders
-from .image_set import SPLITS, ImageSet
+from .image_set import SPLITS, FolderSplit, ImageSet
 from .views import view
 
 
@@ -32,7 +32,7 @@ def torchvision_set(
         for part, source in sources.items()
         for number, (path, label) in enumerate(zip(*samples(source), strict=True), 1)
     ]
-    return ImageSet(Path(root), split, entries, sources["train"].classes, transform)
+    return FolderSplit(Path(root), split, entries, sources["train"].classes, transform)
 
 
 DATASETS = {

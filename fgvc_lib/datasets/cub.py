@@ -9,10 +9,10 @@ import pandas as pd
 
 from ..errors import DataError
 from .fingerprint import Entry
-from .image_set import ImageSet
+from .image_set import FolderSplit
 
 
-class CUB200(ImageSet):
+class CUB200(FolderSplit):
     """CUB-200-2011 (Wah et al. 2011), or any folder in its layout, in the official split.
 
     root: holds images/, images.txt, image_class_labels.txt, classes.txt, train_test_split.txt and, if known,

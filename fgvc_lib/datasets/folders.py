@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from .fingerprint import Entry
-from .image_set import SPLITS, ImageSet
+from .image_set import SPLITS, FolderSplit, ImageSet
 from .photographs import SUFFIXES
 
 
@@ -32,7 +32,7 @@ def class_folders(root: str | Path, split: str = "train", transform: Callable | 
             files["test"] = files["test"][4::5]
             del files["train"][4::5]
         entries += [Entry(next(ids[part]), part, label, path) for part in SPLITS for path in files[part]]
-    images = ImageSet(root, split, entries, classes, transform)
+    images = FolderSplit(root, split, entries, classes, transform)
     if lacking := set(range(len(classes))) - {*images.labels}:
         why = "" if apart else ": without train/ and test/ it takes five images a class"
         raise DataError(f"{folder[split] / classes[min(lacking)]} has no image for split {split}{why}")

@@ -20,32 +20,23 @@ SPLITS = ("train", "test")
 
 
 class ImageSet(Dataset):
-    """One split of a data folder whose two splits hold `entries`; item i is (image as RGB, after the transform, label).
+    """Images with labels; item i is (image as RGB, after the transform, label).
 
     classes: C names. paths, labels (0-based), ids: one for each image. boxes: (n, 4) x y width height in pixels, or None.
     parts: (n, P, 3) x y visible in pixels, or None; part_names: P names. diagnostic: (C, P) bool, whether a part tells
     a class from one that looks like it, or None. attributes: one row per class, what it looks like in words, or None.
-    origin: which folder and split the images come from.
-    Raises ConfigError for a split that is neither train nor test, and DataError, naming it, for a file that is not there.
+    fingerprint: checksum of what both splits hold, by which a run is found. origin: which set it is, for the cache.
     """
 
     boxes = parts = diagnostic = attributes = None
     part_names = ()
+    fingerprint = origin = ""
 
-    def __init__(
-        self, root: Path, split: str, entries: Sequence[Entry], classes: Sequence[str], transform: Callable | None = None
-    ):
-        if split not in SPLITS:
-            raise ConfigError(f"unknown split {split!r}: choose train or test")
-        for entry in entries:
-            if not entry.path.is_file():
-                raise DataError(f"{root}: image {entry.id} has no file {entry.path}: restore it or take it out of the set")
-        chosen = [entry for entry in entries if entry.split == split]
-        self.paths = [entry.path for entry in chosen]
-        self.labels = [entry.label for entry in chosen]
-        self.ids = [entry.id for entry in chosen]
-        self.root, self.entries, self.classes, self.transform = root, entries, classes, transform
-        self.origin = f"{root.resolve()} {split}"
+    def __init__(self, paths, labels, classes, transform=None, ids=None, *, fingerprint=""):
+        self.paths, self.labels, self.classes, self.transform = list(paths), list(labels), list(classes), transform
+        self.ids = list(range(1, len(self.paths) + 1)) if ids is None else list(ids)
+        if fingerprint:
+            self.fingerprint = fingerprint
 
     def __len__(self):
         return len(self.paths)
@@ -53,11 +44,6 @@ class ImageSet(Dataset):
     def __getitem__(self, index):
         image = self.load(index)
         return (self.transform(image) if self.transform else image), self.labels[index]
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Checksum of what both splits hold, by which a run is found, see `content_fingerprint`."""
-        return content_fingerprint(self.root, self.entries, self.classes)
 
     @property
     def upright(self) -> bool:
@@ -97,6 +83,31 @@ class ImageSet(Dataset):
         for name in ("boxes", "parts"):
             if getattr(self, name) is not None:
                 setattr(self, name, getattr(self, name)[keep])
+
+
+class FolderSplit(ImageSet):
+    """One split of a data folder whose two splits hold `entries`.
+
+    Raises ConfigError for a split that is neither train nor test, and DataError, naming it, for a file that is not there.
+    """
+
+    def __init__(
+        self, root: Path, split: str, entries: Sequence[Entry], classes: Sequence[str], transform: Callable | None = None
+    ):
+        if split not in SPLITS:
+            raise ConfigError(f"unknown split {split!r}: choose train or test")
+        for entry in entries:
+            if not entry.path.is_file():
+                raise DataError(f"{root}: image {entry.id} has no file {entry.path}: restore it or take it out of the set")
+        chosen = [entry for entry in entries if entry.split == split]
+        paths, labels, ids = ([getattr(entry, name) for entry in chosen] for name in ("path", "label", "id"))
+        super().__init__(paths, labels, classes, transform, ids)
+        self.root, self.entries, self.origin = root, entries, f"{root.resolve()} {split}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Checksum of what both splits hold, see `content_fingerprint`."""
+        return content_fingerprint(self.root, self.entries, self.classes)
 
 
 def class_title(name: str) -> str:
