@@ -3,5 +3,3 @@
 from .drawing import draw
 from .generation import generate
 from .species import ATTRIBUTES, PARTS, SIZES, Sizes, Species, diagnostic, species_list
-
-__all__ = ["ATTRIBUTES", "PARTS", "SIZES", "Sizes", "Species", "diagnostic", "draw", "generate", "species_list"]

@@ -9,9 +9,7 @@ from .scenery import background, draw_perch, draw_twig
 from .species import OUTLINES, PARTS, Species
 
 
-def draw(
-    species: Species, rng: np.random.Generator, size: int = 224
-) -> tuple[np.ndarray, tuple[float, ...], dict[str, tuple[float, float, int]]]:
+def draw(species: Species, rng: np.random.Generator, size: int = 224) -> tuple[np.ndarray, tuple, dict]:
     """One picture: image (size, size, 3) uint8 RGB, box (x, y, w, h) and {part: (x, y, visible)}, in pixels.
 
     Siblings drawn from equal generators differ only where their attributes do.
@@ -85,9 +83,8 @@ def _limbs(image, rng, p):
 
 def _plumage(image, rng, p):
     """Draw body, wing and eye: flat colours on `paint`, cut out by `alpha`, then rounded by shading."""
-    size, jitter, sun = len(image), rng.uniform(-1, 1, (4, 110)), rng.uniform(-1, 1)
-    noise = grain(rng, size)[..., 0]
-    paint, alpha = np.full_like(image, p.tint("back")), np.zeros((size, size), np.uint8)
+    jitter = rng.uniform(-1, 1, (4, 110))
+    paint, alpha = np.full_like(image, p.tint("back")), np.zeros(image.shape[:2], np.uint8)
 
     def add(outline, colour):
         p.drawn.append(outline)
@@ -98,7 +95,7 @@ def _plumage(image, rng, p):
     _colour_body(paint, jitter, p)
     _mark_body(paint, jitter, p, add)
     _wing(paint, p, add)
-    _round_off(image, paint, alpha, noise, sun, p)
+    _round_off(image, rng, paint, alpha, p)
     _eye(image, p)
 
 
@@ -154,8 +151,9 @@ def _wing(paint, p, add):
     draw_lines(paint, [vane], p.tint("wing", 0.6))
 
 
-def _round_off(image, paint, alpha, noise, sun, p):
-    """Lay the paint on the picture, brighter towards the light and darker at the edges; sun: -1..1, from which side."""
+def _round_off(image, rng, paint, alpha, p):
+    """Lay the paint on the picture, brighter towards the light and darker at the edges."""
+    sun, noise = rng.uniform(-1, 1), grain(rng, len(image))[..., 0]     # from left or right
     (left, top), (right, bottom) = np.clip(extent(p.drawn) + [[-14], [14]], 0, len(image)).astype(int)
     box = np.s_[top:bottom, left:right]
     soft = cv2.GaussianBlur(alpha[box], (2 * int(p.unit * 0.1) + 1,) * 2, 0).astype(np.int16)
