@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 from tqdm import tqdm
 
-from ..config import Experiment, active_experiment, runs_folder
+from ..config import active_experiment, runs_folder
 from ..datasets import class_title, normalisation, open_splits, read_photograph, view
 from ..datasets.photographs import SUFFIXES
 from ..errors import ConfigError, DataError
@@ -23,7 +22,7 @@ from ..part_selection import select
 from ..runs import Run, find_run
 from ..training import load_model
 from . import pictures
-from .insight import Insight, attention_map, look_into
+from .insight import attention_map, look_into
 
 
 @dataclass
@@ -70,15 +69,14 @@ def named_run(name: str | None = None) -> Run:
 
     Raises ConfigError, listing the titles, for a name that is none of these, and DataError for a run that is not finished.
     """
-    variants, name = report_variants(active_experiment()), name or "psm_mul"
-    titles = {variant.title: variant for variant in variants.values()}
-    folders = [folder for folder in (runs_folder() / name, Path(name)) if folder.is_dir()]
-    if variant := variants.get(name) or titles.get(name):
-        run = find_run(variant.experiment)
-    elif folders:
-        run = Run(folders[0])
-    else:
-        raise ConfigError(f"no run {name!r}: choose a folder in {runs_folder()} or one of {'; '.join(titles)}")
+    name = name or "psm_mul"
+    variants = report_variants(active_experiment()).values()
+    runs = [find_run(variant.experiment) for variant in variants if name in (variant.key, variant.title)]
+    runs += [Run(folder) for folder in (runs_folder() / name, Path(name)) if folder.is_dir()]
+    if not runs:
+        titles = "; ".join(variant.title for variant in variants)
+        raise ConfigError(f"no run {name!r}: choose a folder in {runs_folder()} or one of {titles}")
+    run = runs[0]
     if not run.finished:
         raise DataError(f"the run {name!r} is not finished: `make report` trains it")
     return run
@@ -99,7 +97,7 @@ def explain_photographs(photos: dict[Path, Path], run: Run, out: Path) -> pd.Dat
         with ThreadPoolExecutor(4) as pool, tqdm(total=len(files), desc="explain", unit="photo") as bar:
             for first in range(0, len(files), size):
                 batch = files[first : first + size]
-                read = list(pool.map(lambda file: _read(file, out / photos[file], experiment), batch))
+                read = list(pool.map(lambda file: _read(file, out / f"{photos[file]}.jpg", experiment), batch))
                 good = [(row, image) for row, image in read if image is not None]
                 if good:
                     readable, images = zip(*good, strict=True)
@@ -113,16 +111,16 @@ def explain_photographs(photos: dict[Path, Path], run: Run, out: Path) -> pd.Dat
     return table
 
 
-def _read(file: Path, place: Path, experiment: Experiment) -> tuple[Explanation, torch.Tensor | None]:
+def _read(file, picture, experiment):
+    """A row without its prediction, and the model's view; None where the file cannot be read."""
     try:
         photograph, remarks = read_photograph(file, str(file))
     except DataError as error:
         return Explanation(str(file), problem=str(error)), None
-    picture = place.with_suffix(f"{place.suffix}.jpg")
     return Explanation(str(file), picture=str(picture), remarks="; ".join(remarks)), view(photograph, experiment)
 
 
-def _complete(row: Explanation, insight: Insight, model: nn.Module, names: list[str]) -> None:
+def _complete(row, insight, model, names):
     """Fill in the prediction, and draw the picture."""
     [(rule, probabilities)] = insight.probabilities.items()
     confidence, best = probabilities.max(0)
