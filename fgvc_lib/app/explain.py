@@ -4,7 +4,6 @@ import glob
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +22,6 @@ from ..runs import Run, find_run
 from ..training import load_model
 from . import pictures
 from .insight import attention_map, look_into
-
-
-@dataclass
-class Explanation:
-    """A row of predictions.csv."""
-
-    photo: str
-    prediction: str = ""
-    confidence: float = np.nan  # 0..1
-    parts: list[int] = field(default_factory=list)  # patch indices; none where the model selects none
-    picture: str = ""  # path of the picture drawn of it
-    remarks: str = ""
-    problem: str = ""  # why there is no prediction
 
 
 def find_photos(patterns: Iterable[str | Path], out: Path = Path("explained")) -> dict[Path, Path]:
@@ -85,8 +71,9 @@ def named_run(name: str | None = None) -> Run:
 def explain_photographs(photos: dict[Path, Path], run: Run, out: Path) -> pd.DataFrame:
     """Predict photographs in batches, write for each a picture of the parts and maps below `out`, and predictions.csv.
 
-    photos: from `find_photos`. Returns one row per photograph, see `Explanation`; one that cannot be read has a `problem`,
-    and the rest goes on. The file keeps what was done if the call is interrupted.
+    photos: from `find_photos`. Returns one row per photograph: photo, prediction, confidence (0..1), parts (patch indices;
+    none where the model selects none), picture (its path), remarks, and problem, which says why one has no prediction; the
+    rest goes on. The file keeps what was done if the call is interrupted.
     """
     experiment, device = run.experiment, "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(run).to(device)
@@ -112,27 +99,28 @@ def explain_photographs(photos: dict[Path, Path], run: Run, out: Path) -> pd.Dat
 
 
 def _read(file, picture, experiment):
-    """A row without its prediction, and the model's view; None where the file cannot be read."""
+    """A row of the table, and what the model sees; None where the file cannot be read."""
+    row = {"photo": str(file), "prediction": "", "confidence": np.nan, "parts": []}
     try:
         photograph, remarks = read_photograph(file, str(file))
     except DataError as error:
-        return Explanation(str(file), problem=str(error)), None
-    return Explanation(str(file), picture=str(picture), remarks="; ".join(remarks)), view(photograph, experiment)
+        return row | {"picture": "", "remarks": "", "problem": str(error)}, None
+    return row | {"picture": str(picture), "remarks": "; ".join(remarks), "problem": ""}, view(photograph, experiment)
 
 
 def _complete(row, insight, model, names):
     """Fill in the prediction, and draw the picture."""
     [(rule, probabilities)] = insight.probabilities.items()
     confidence, best = probabilities.max(0)
-    row.prediction, row.confidence = names[best], float(confidence)
+    row["prediction"], row["confidence"] = names[best], float(confidence)
     shown = {"photograph": pictures.photograph(insight.picture)}
     if rule:
         cfg, scores = model.cfg, insight.scores[rule]
         parts = select(scores[None], cfg.top_k)[0].numpy()
-        row.parts = parts.tolist()
+        row["parts"] = parts.tolist()
         marked = pictures.marked(insight.picture, parts, cfg.grid[1], cfg.patch_size, cfg.stride, cfg.top_k)
         fused = pictures.overlay(insight.picture, attention_map(scores, cfg.grid), cfg.patch_size, cfg.stride)
         shown = {"selected patches, a number a head": marked, f"attention fused by {rule}": fused}
     shown["input gradient"] = pictures.heat(insight.gradient)
-    sheet = pictures.in_a_row([*shown.values()], [*shown], f"{row.prediction}, {row.confidence:.0%} sure")
-    write_whole(Path(row.picture), pictures.jpeg(sheet))
+    sheet = pictures.in_a_row([*shown.values()], [*shown], f"{names[best]}, {confidence:.0%} sure")
+    write_whole(Path(row["picture"]), pictures.jpeg(sheet))
