@@ -85,16 +85,11 @@ def _plumage(image, rng, p):
     """Draw body, wing and eye: flat colours on `paint`, cut out by `alpha`, then rounded by shading."""
     jitter = rng.uniform(-1, 1, (4, 110))
     paint, alpha = np.full_like(image, p.tint("back")), np.zeros(image.shape[:2], np.uint8)
-
-    def add(outline, colour):
-        p.drawn.append(outline)
+    for outline in p.silhouette.values():
         fill(alpha, outline, 255)
-        fill(paint, outline, colour)
-
-    add(p.outline, p.tint("back"))
     _colour_body(paint, jitter, p)
-    _mark_body(paint, jitter, p, add)
-    _wing(paint, p, add)
+    _mark_body(paint, jitter, p)
+    _wing(paint, p)
     _round_off(image, rng, paint, alpha, p)
     _eye(image, p)
 
@@ -112,7 +107,7 @@ def _colour_body(paint, jitter, p):
     draw_lines(paint, feathers[jitter[1] >= 0.15], p.tint("belly", 0.88))
 
 
-def _mark_body(paint, jitter, p, add):
+def _mark_body(paint, jitter, p):
     """What tells species apart on head and breast."""
     throat, crown, breast = (p.look[attribute] for attribute in ("throat", "crown", "breast"))
     if throat != "plain":
@@ -122,7 +117,7 @@ def _mark_body(paint, jitter, p, add):
     elif crown == "stripe":
         draw_lines(paint, [spline(p.head(OUTLINES["stripe"]), closed=False)], p.mark("white", "head"), 0.045 * p.wide)
     elif crown == "crest":
-        add(spline(p.head(OUTLINES["crest"])), p.tint("head", 0.66))
+        fill(paint, p.silhouette["crest"], p.tint("head", 0.66))
     column, row = np.divmod(np.arange(18), 3)
     spots = 0.25 + 0.056 * column + 0.02 * jitter[2, :18] + 1j * (0.22 + 0.3 * row + 0.1 * jitter[3, :18])
     dark = p.mark("dark", "belly")
@@ -135,9 +130,8 @@ def _mark_body(paint, jitter, p, add):
             dot(paint, spot, 0.015 * p.wide * (1 + 1j), dark)
 
 
-def _wing(paint, p, add):
-    vane = spline(p.wing(OUTLINES["vane"]))
-    add(vane, p.tint("wing"))
+def _wing(paint, p):
+    fill(paint, p.silhouette["wing"], p.tint("wing"))
     flight = [OUTLINES["flight"] + k * OUTLINES["flight_step"] for k in range(6)]
     flight = np.array([spline(p.wing(feather), closed=False) for feather in flight])
     draw_lines(paint, flight, p.tint("wing", 1.5), p.unit * 0.012)
@@ -148,7 +142,7 @@ def _wing(paint, p, add):
     for k in range(int(p.look["wing_bars"])):
         bar = spline(p.wing(OUTLINES["wing_bar"] - 0.13 * k), closed=False)
         draw_lines(paint, [bar], p.mark("white", "wing"), 0.034 * p.wide)
-    draw_lines(paint, [vane], p.tint("wing", 0.6))
+    draw_lines(paint, [p.silhouette["wing"]], p.tint("wing", 0.6))
 
 
 def _round_off(image, rng, paint, alpha, p):

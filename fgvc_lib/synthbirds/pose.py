@@ -63,14 +63,17 @@ class Pose:
         self.wing = lambda z: self.upright(wing(z))
         self.tail = lambda z: self.upright(tail(z))
 
-        self.outline = self.upright(spline(outline))
+        self.silhouette = {"body": self.upright(spline(outline))}               # all that is rounded by shading
+        if self.look["crown"] == "crest":
+            self.silhouette["crest"] = spline(self.head(OUTLINES["crest"]))
+        self.silhouette["wing"] = spline(self.wing(OUTLINES["vane"]))
         self.nape, self.side, self.eye = self.upright(nape), self.upright(front - 0.1), self.head(0.36 - 0.14j)
         length, thick, bend = TABLES["beaks"][self.look["beak_shape"]]
         t, down = np.linspace(0, 1, 9), self.head(1j) - self.head(0)
         self.beak = self.head(0.80 + 0.22 * t + bill * length * t + 1j * (0.12 + bill * bend * t**2))
         self.beak_above = self.beak - down * thick * (1 - t**1.6)
         self.beak_below = self.beak + down * thick * 0.8 * (1 - t**1.6)
-        self.drawn = []                                                         # of all that is drawn, for the box
+        self.drawn = [*self.silhouette.values()]                                # all that counts for the box
 
     def tint(self, area, gain=1.0):
         """The colour of an area of the plumage."""
