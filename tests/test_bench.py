@@ -51,10 +51,10 @@ def test_the_dense_maps_need_more_memory():
 def test_a_row_that_does_not_fit_is_said_and_the_rest_goes_on(monkeypatch):
     train_step = module._Work.train_step
 
-    def fails(work, row, **options):
+    def fails(work, row):
         if row == "dense mul":
             raise torch.OutOfMemoryError("no")
-        train_step(work, row, **options)
+        train_step(work, row)
 
     monkeypatch.setattr(module._Work, "train_step", fails)
     monkeypatch.setattr(module, "_memory", lambda setting, size, row: np.nan if row == "add" else 1)

@@ -126,14 +126,14 @@ def _times(work, repeats, rows):
     return {row: np.array(seconds[1:]) for row, seconds in times.items()}
 
 
-def ratio_interval(times: np.ndarray, plain: np.ndarray, draws: int = 4_000) -> tuple[float, float]:
+def ratio_interval(times: np.ndarray, plain: np.ndarray) -> tuple[float, float]:
     """The 95 % interval (low, high) of the ratio of two medians, times and plain (R,) of the same R rounds.
 
     The rounds are drawn anew with replacement, as pairs: what slows the machine down for a while slows both.
     """
-    rounds = np.random.default_rng(0).integers(len(times), size=(draws, len(times)))
-    low, high = np.quantile(np.median(times[rounds], axis=1) / np.median(plain[rounds], axis=1), (0.025, 0.975))
-    return low, high
+    rounds = np.random.default_rng(0).integers(len(times), size=(4_000, len(times)))
+    ratios = np.median(times[rounds], axis=1) / np.median(plain[rounds], axis=1)
+    return tuple(np.quantile(ratios, (0.025, 0.975)))
 
 
 class _Work:
@@ -154,11 +154,11 @@ class _Work:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             return dense_forward(self.model, self.images) if row in DENSE else self.model(self.images)
 
-    def train_step(self, row, keep_gradients=False):
+    def train_step(self, row):
         F.cross_entropy(self.forward(row).float(), self.labels).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=not keep_gradients)
+        self.optimizer.zero_grad()
 
     def seconds(self, row):
         """(training, inference)"""
@@ -182,12 +182,12 @@ class _Work:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
-            self.train_step(row, keep_gradients=True)
+            self.train_step(row)
             return torch.cuda.max_memory_allocated() - before
         import resource  # not on Windows
 
         before = psutil.Process().memory_info().rss
-        self.train_step(row, keep_gradients=True)
+        self.train_step(row)
         unit = 1 if platform.system() == "Darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before
 
