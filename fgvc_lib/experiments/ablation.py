@@ -48,10 +48,8 @@ def progress(variants: dict[str, Variant], seeds: Iterable[int] = SEEDS) -> pd.D
     fingerprint = open_splits(next(iter(todo.values())))[0].fingerprint  # once: it takes reading the data
     for (key, seed), experiment in todo.items():
         run = find_run(experiment, fingerprint=fingerprint)
-        if run.finished:
-            table.loc[variants[key].title, seed] = f"{run.correct.mean():.1%}"
-        elif run.folder.exists():
-            table.loc[variants[key].title, seed] = "under way"
+        if run.folder.exists():
+            table.loc[variants[key].title, seed] = f"{run.correct.mean():.1%}" if run.finished else "under way"
     return table
 
 
@@ -99,11 +97,10 @@ def collect(runs: dict[tuple[str, int], Run]) -> pd.DataFrame:
     frames, entries = [], []
     for (key, seed), run in tqdm(runs.items(), "where they look", unit="run"):
         frames.append(run.predictions.join(localise(run)).assign(variant=key, seed=seed))
-        entries.append({
-            "variant": key, "seed": seed, "run": run.folder.name,
-            "data": run.environment["data"], "weights": run.environment["weights"],
-            "experiment": dataclasses.asdict(run.experiment.replace(data="")), "environment": run.environment,
-        })  # fmt: skip
+        entry = {"variant": key, "seed": seed, "run": run.folder.name}
+        entry |= {name: run.environment[name] for name in ("data", "weights")}
+        entry |= {"experiment": dataclasses.asdict(run.experiment.replace(data="")), "environment": run.environment}
+        entries.append(entry)
     records = pd.concat(frames, ignore_index=True)
     records["variant"] = records["variant"].astype(pd.CategoricalDtype(dict.fromkeys(key for key, _ in runs)))
     records.attrs = {"schema": SCHEMA, "runs": json.dumps(entries)}  # text: pandas copies what is here at every step
@@ -167,9 +164,10 @@ def against_record(records: pd.DataFrame, name: str, seed: int, run: Run) -> str
         result = f"the recorded accuracy to the image: {after} of {len(now)} right, as recorded"
     spread = "Only one seed is recorded, which does not say how much a result varies."
     if len(right) > 1:
+        std = 100 * right.mean(axis=1).std()
         spread = (
-            f"Over {len(right)} recorded seeds the accuracy has a standard deviation of {100 * right.mean(axis=1).std():.1f} "
-            "points. Another machine or version of torch rounds otherwise, which amounts to another seed."
+            f"Over {len(right)} recorded seeds the accuracy has a standard deviation of {std:.1f} points. "
+            "Another machine or version of torch rounds otherwise, which amounts to another seed."
         )
     lines = [f"{title_of(key)}, seed {seed}: {result}.", spread]
     for what, words in (("data", "data"), ("weights", "initial weights")):

@@ -50,10 +50,8 @@ class Variant:
 
     def changed(self, change: str, against: str | None = None, **fields) -> "Variant":
         """This variant with some fields of its experiment changed, which is called `change`, one of CHANGES."""
-        return replace(
-            self, key=f"{self.key}_{change}", experiment=self.experiment.replace(**fields),
-            changes=(*self.changes, change), against=against,
-        )  # fmt: skip
+        experiment, changes = self.experiment.replace(**fields), (*self.changes, change)
+        return replace(self, key=f"{self.key}_{change}", experiment=experiment, changes=changes, against=against)
 
 
 def report_variants(base: Experiment) -> dict[str, Variant]:
@@ -99,10 +97,10 @@ def photo_variants(base: Experiment) -> dict[str, Variant]:
     ImageNet behind it, each from its pre-trained weights and from scratch."""
     longer = base.replace(steps=4 * base.steps, warmup_steps=2 * base.warmup_steps, checkpoint_every=4 * base.steps)
     grid = ablation_variants(longer)
-    found = _by_key(*(replace(grid[key], against=None) for key in ("resnet18", REFERENCE, *FOUR, "efficientnet_lite0")))
-    scratch = _by_key(*(one.changed("scratch", weights="") for one in found.values()))
+    pretrained = [replace(grid[key], against=None) for key in ("resnet18", REFERENCE, *FOUR, "efficientnet_lite0")]
+    scratch = _by_key(*(one.changed("scratch", weights="") for one in pretrained))
     scratch["psm_mul_scratch"] = replace(scratch["psm_mul_scratch"], against=f"{REFERENCE}_scratch")
-    return found | scratch
+    return _by_key(*pretrained) | scratch
 
 
 @cache
@@ -125,7 +123,6 @@ def named(variants: dict[str, Variant], name: str) -> Variant:
 
 
 def _select(vit, rule):
-    """The ViT with part selection by a rule."""
     return Variant(f"psm_{rule}", f"PSM {rule}", "psm", vit.experiment.replace(fusion=rule))
 
 
