@@ -19,8 +19,7 @@ def wilson(correct: int, total: int) -> tuple[float, float]:
     """The 95 % Wilson score interval of a proportion: (low, high) in 0..1. Raises DataError if there is nothing to count."""
     if not total:
         raise DataError("an accuracy over no test images has no interval: name a data set with a test split")
-    interval = binomtest(int(correct), int(total)).proportion_ci(method="wilson")
-    return interval.low, interval.high
+    return tuple(binomtest(int(correct), int(total)).proportion_ci(method="wilson"))
 
 
 def mcnemar(one: Run, other: Run) -> float:

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from ..config import PROFILES, Experiment
-from ..errors import ConfigError
 
 REFERENCE = "vit_overlap"  # the ViT without part selection, which all others are compared with
 FOUR = ("psm_add", "psm_matmul", "psm_lastlayer", "psm_mul")  # the course report's fusions
@@ -111,15 +110,8 @@ def known_variants() -> dict[str, Variant]:
 
 def title_of(key: str) -> str:
     """The variant's title; a key that no grid has is shown as it is."""
-    return known_variants()[key].title if key in known_variants() else key
-
-
-def named(variants: dict[str, Variant], name: str) -> Variant:
-    """The variant of that key or title. Raises ConfigError, listing the titles, where there is none."""
-    for variant in variants.values():
-        if name in (variant.key, variant.title):
-            return variant
-    raise ConfigError(f"no variant {name!r}: choose one of {'; '.join(one.title for one in variants.values())}")
+    known = known_variants()
+    return known[key].title if key in known else key
 
 
 def _select(vit, rule):
