@@ -69,7 +69,7 @@ def killed(*_):
 
 
 def test_a_process_that_is_killed_counts_as_out_of_memory(monkeypatch):
-    monkeypatch.setattr(module, "_peak_of", killed)
+    monkeypatch.setattr(module, "_peak", killed)
     assert np.isnan(module._memory(resolve(TINY), 48, "add"))
 
 

@@ -174,37 +174,35 @@ class _Work:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def peak(self, row):
-        """Bytes of a training step beyond weights, gradients and optimiser state."""
-        for parameter in self.model.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        self.optimizer.step()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            self.train_step(row)
-            return torch.cuda.max_memory_allocated() - before
-        import resource  # not on Windows
 
-        before = psutil.Process().memory_info().rss
-        self.train_step(row)
-        unit = 1 if platform.system() == "Darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before
+def _peak(setting, size, row):
+    """Bytes of a training step beyond weights, gradients and optimiser state."""
+    work = _Work(setting, size)
+    for parameter in work.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    work.optimizer.step()
+    if setting.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work.train_step(row)
+        return torch.cuda.max_memory_allocated() - before
+    import resource  # not on Windows
 
-
-def _peak_of(setting, size, row):
-    return _Work(setting, size).peak(row)
+    before = psutil.Process().memory_info().rss
+    work.train_step(row)
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before
 
 
 def _memory(setting, size, row):
     """Bytes of a training step, nan where it does not fit: in this process on a GPU, in a fresh one on the CPU."""
     try:
         if setting.device == "cuda":
-            return _peak_of(setting, size, row)
+            return _peak(setting, size, row)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         with ProcessPoolExecutor(1, context) as pool:
-            return pool.submit(_peak_of, setting, size, row).result()
+            return pool.submit(_peak, setting, size, row).result()
     except RuntimeError as error:
         if isinstance(error, (torch.OutOfMemoryError, BrokenProcessPool)) or "allocate memory" in str(error):
             return np.nan

@@ -14,32 +14,27 @@ from ..training import load_model
 WINDOW = 16  # pixels: the square around a part's point that counts as the part
 
 
-def pointing_game(maps: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Whether each map's (B, H, W) largest value lies in its box (B, 4): (B,) bool (Zhang et al. 2018, section 4.2)."""
-    peaks = maps.reshape(len(maps), -1).argmax(1)
-    return box_mask(boxes, maps.shape[1:]).reshape(len(maps), -1)[np.arange(len(maps)), peaks]
-
-
-def energy_in_box(maps: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """The share of each map's (B, H, W) sum that lies in its box (B, 4): (B,) in 0..1 (Wang et al. 2020, section 4.2)."""
-    total = maps.sum((1, 2))
-    return (maps * box_mask(boxes, maps.shape[1:])).sum((1, 2)) / np.where(total > 0, total, 1)
-
-
 def map_hits(maps: np.ndarray, boxes: np.ndarray, points: np.ndarray, discriminative: np.ndarray) -> pd.DataFrame:
     """How maps (B, H, W) lie on the birds: one row per image.
 
     boxes: (B, 4). points: (B, P, 2) x y of the parts in pixels, nan where one is not visible. discriminative: the same,
     nan also where a part does not set the class apart.
-    Columns: peak (whether the largest value lies in the box), box (share of the map in the box), part (share of what lies in
-    the box that lies in WINDOW-wide squares around the parts), discriminative (share of what lies around the parts that lies
-    around the discriminative ones), the last two nan where there is nothing to have a share of; box_chance, part_chance,
-    discriminative_chance: the same shares of an even map.
+    Columns: peak (whether the largest value lies in the box: the pointing game, Zhang et al. 2018, section 4.2), box (share
+    of the map in the box: Wang et al. 2020, section 4.2), part (share of what lies in the box that lies in WINDOW-wide
+    squares around the parts), discriminative (share of what lies around the parts that lies around the discriminative ones),
+    the last two nan where there is nothing to have a share of; box_chance, part_chance, discriminative_chance: the same
+    shares of an even map.
     """
     maps = maps.astype(float)
     bird = box_mask(boxes, maps.shape[1:])
     around, around_discriminative = (_windows(places, maps.shape[1:]) & bird for places in (points, discriminative))
-    found = {"peak": pointing_game(maps, boxes), "box": energy_in_box(maps, boxes), "box_chance": bird.mean((1, 2))}
+    peaks = maps.reshape(len(maps), -1).argmax(1)
+    total = maps.sum((1, 2))
+    found = {
+        "peak": bird.reshape(len(maps), -1)[np.arange(len(maps)), peaks],
+        "box": (maps * bird).sum((1, 2)) / np.where(total > 0, total, 1),
+        "box_chance": bird.mean((1, 2)),
+    }
     for name, part, whole in (("part", around, bird), ("discriminative", around_discriminative, around)):
         for column, values in ((name, maps), (f"{name}_chance", 1.0)):
             inside = (values * whole).sum((1, 2))
