@@ -2,7 +2,6 @@
 
 import string
 import tomllib
-from functools import cache
 from importlib import resources
 
 from ..experiments.variants import known_variants, title_of
@@ -13,16 +12,10 @@ def template(name: str) -> str:
     return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
 
 
-@cache
-def words_in(lang: str = "en") -> "Words":
-    """The words of a language, "en" or "zh-CN"."""
-    return Words(lang)
-
-
 class Words(string.Formatter):
-    """The words of one language, from templates/words.LANG.toml."""
+    """The words of one language, "en" or "zh-CN", from templates/words.LANG.toml."""
 
-    def __init__(self, lang: str):
+    def __init__(self, lang: str = "en"):
         self.lang, self.text = lang, tomllib.loads(template(f"words.{lang}.toml"))
 
     def title(self, key: str) -> str:
