@@ -210,8 +210,7 @@ def hit_rates(table: pd.DataFrame, chance: pd.DataFrame) -> Figure:
         axis.bar(middle, column, 0.92 * width, label=rule, color=LOOKS[rule][0])
         label = "chance" if place == 0 else None
         axis.hlines(chance[rule], middle - width / 2, middle + width / 2, color="black", linewidth=2, label=label)
-    axis.set(ylabel="share", ylim=(0, 1))
-    axis.set_xticks(x, table.index)
+    axis.set(xticks=x, xticklabels=table.index, ylabel="share", ylim=(0, 1))
     axis.grid(axis="x", visible=False)
     axis.legend(**BESIDE)
     return figure
@@ -235,8 +234,7 @@ def cost(table: pd.DataFrame, floor: float) -> Figure:
     sizes = table.drop_duplicates("patches")
     labels = [f"{patches:,}\n{size} px" for patches, size in zip(sizes["patches"], sizes["size"], strict=True)]
     for axis in axes:
-        axis.set_xticks(sizes["patches"], labels)
-        axis.set(xlabel="patches", ylim=(0, None))
+        axis.set(xticks=sizes["patches"], xticklabels=labels, xlabel="patches", ylim=(0, None))
     axes[0].set(ylabel="time of a training step / plain ViT", yscale="log", ylim=(0.7, None))
     axes[0].set_yticks([0.7, 0.8, 0.9, 1, 1.5, 2, 3], [0.7, 0.8, 0.9, 1, 1.5, 2, 3])
     axes[0].minorticks_off()

@@ -38,6 +38,6 @@ def results_pages(records: pd.DataFrame, photos: pd.DataFrame, cost: pd.DataFram
     pages = {}
     for lang, file in PAGES.items():
         texts = {name: markdown(readable(table, name.removeprefix("photo_"), lang)) for name, table in tables.items()}
-        texts["plain"] = Words(lang).title(REFERENCE)
+        texts["plain"] = Words(lang).write("title", REFERENCE)
         pages[file] = Template(template(f"results.{lang}.md")).substitute(facts, **texts)
     return pages

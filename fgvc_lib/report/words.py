@@ -18,12 +18,6 @@ class Words(string.Formatter):
     def __init__(self, lang: str = "en"):
         self.lang, self.text = lang, tomllib.loads(template(f"words.{lang}.toml"))
 
-    def title(self, key: str) -> str:
-        """A variant's title; a key that no variant has is shown as it is."""
-        if self.lang == "zh-CN" and key in known_variants():
-            return known_variants()[key].title_zh
-        return title_of(key)
-
     def write(self, style: str, *values) -> str:
         """Values in one of the file's formats."""
         text = self.format(self.text["formats"][style], *values)
@@ -31,8 +25,10 @@ class Words(string.Formatter):
 
     def format_field(self, value, format_spec: str) -> str:
         """Python's format specifications, and those that the files of words explain."""
+        if format_spec == "title" and self.lang == "zh-CN" and value in known_variants():
+            return known_variants()[value].title_zh
         if format_spec == "title":
-            return self.title(value)
+            return title_of(value)
         if format_spec in ("claim", "said", "verdict"):
             return self.text[format_spec][value]
         if format_spec.endswith("p"):
