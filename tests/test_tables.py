@@ -89,7 +89,7 @@ def placeholders(text):
 def test_the_languages_say_the_same():
     english, chinese = (tomllib.loads(template(f"words.{lang}.toml")) for lang in LANGUAGES)
     assert english.keys() == chinese.keys()
-    for section in ("formats", "columns", "verdict", "claim", "said"):
+    for section in ("site", "formats", "columns", "verdict", "claim", "said"):
         assert english[section].keys() == chinese[section].keys()
     for style, text in english["formats"].items():
         assert placeholders(text) == placeholders(chinese["formats"][style]), style
