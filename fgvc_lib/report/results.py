@@ -20,6 +20,7 @@ def results_pages(records: pd.DataFrame, photos: pd.DataFrame, cost: pd.DataFram
 
     records, photos: from `ablation.read_records`, on the built-in birds and on photographs. cost: see `claims`.
     """
+    # A name is the table's kind, see `readable`; those of photographs have a prefix.
     tables = {"claims": claims(records, cost), "selections": selections(records), "gradients": gradients(records)}
     tables["photo_pretraining"] = pretraining(photos)
     facts = {}
