@@ -37,9 +37,9 @@ from .weights import load_pretrained
 MODELS = (*CNNS, *PRESETS)
 CLASSIFIERS = ("head", "fc", "_fc")  # the last layer's name in our ViT, torchvision's ResNet and EfficientNet-Lite
 MARGIN = 0.4  # TransFG, section 4.1: negatives closer than this cosine are pushed apart
-# What a launcher tells its processes; a group of them needs all of RENDEZVOUS.
+# What torchrun and Accelerate tell each process of a group, all of it; and what MPI's launchers call the size of theirs.
 RENDEZVOUS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-WORLDS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def build_model(experiment: Experiment, num_classes: int) -> nn.Module:
@@ -174,15 +174,8 @@ def _train(experiment, model, train, test, folder, progress):
 
     prepared.train()
     recent = []  # (loss, correct) of each step since the last log line, on the device: reading them waits for it
-    bar = tqdm(
-        desc=experiment.title,
-        total=experiment.steps,
-        initial=state["step"],
-        unit="step",
-        disable=not progress,
-        file=sys.stdout,
-        mininterval=1.0,
-    )
+    shown = {"desc": experiment.title, "unit": "step", "file": sys.stdout, "mininterval": 1.0, "disable": not progress}
+    bar = tqdm(total=experiment.steps, initial=state["step"], **shown)
     started = time.perf_counter()
     for images, labels in loader:
         torch.manual_seed(_seed(experiment.seed, 1, state["step"]))  # dropout, the same after a resume
@@ -237,9 +230,11 @@ def _launched() -> dict[str, str]:
 
     Raises TrainingError where it has started several; a few of its variables without the others are no launch.
     """
-    known = {name: os.environ[name] for name in (*RENDEZVOUS, *WORLDS) if name in os.environ}
-    whole = all(name in known for name in RENDEZVOUS) or any(name in known for name in WORLDS[1:])
-    if whole and any(known.get(name, "1") not in ("", "0", "1") for name in WORLDS):
+    known = {name: os.environ[name] for name in (*RENDEZVOUS, *MPI) if name in os.environ}
+    sizes = [known[name] for name in MPI if name in known]
+    if set(RENDEZVOUS) <= set(known):
+        sizes.append(known["WORLD_SIZE"])
+    if set(sizes) - {"", "0", "1"}:
         raise TrainingError("a launcher has started several processes, and training on several is not supported: start one")
     return known
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fgvc_lib.config import Experiment
+from fgvc_lib.config import Experiment, project_path
 from fgvc_lib.synthbirds.generation import generate
 
 
@@ -25,6 +25,16 @@ def write_cub(root, classes=3, train=3, test=2, size=40):
     for name, rows in lines.items():
         (root / name).write_text("\n".join(rows) + "\n")
     return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_digests_left():
+    """Tests, and the processes that they start, leave no memory of their sets' checksums in the project's cache."""
+    cache = project_path("data/cache")
+    before = set(cache.glob("digests-*.json"))
+    yield
+    for memory in set(cache.glob("digests-*.json")) - before:
+        memory.unlink(missing_ok=True)
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def test_every_row_is_measured(table):
 def test_the_dense_maps_need_more_memory():
     setting = resolve(TINY)
     setting = module.dataclasses.replace(setting, batch_size=4)
-    memory = {row: module._memory(setting, 224, row)[0] for row in ("mul", "dense mul")}
+    memory = {row: module._memory(setting, 224, row) for row in ("mul", "dense mul")}
     maps = 4 * 8 * 4 * 325**2 * 4  # images, layers, heads, (N+1)^2, bytes
     assert memory["dense mul"] - memory["mul"] > maps / 2
 
@@ -51,13 +51,13 @@ def test_the_dense_maps_need_more_memory():
 def test_a_row_that_does_not_fit_is_said_and_the_rest_goes_on(monkeypatch):
     train_step = module._Work.train_step
 
-    def fails(work, row, **options):
+    def fails(work, row):
         if row == "dense mul":
             raise torch.OutOfMemoryError("no")
-        train_step(work, row, **options)
+        train_step(work, row)
 
     monkeypatch.setattr(module._Work, "train_step", fails)
-    monkeypatch.setattr(module, "_memory", lambda setting, size, row: (np.nan, "out of memory") if row == "add" else (1, ""))
+    monkeypatch.setattr(module, "_memory", lambda setting, size, row: np.nan if row == "add" else 1)
     table = measure(module.dataclasses.replace(TINY, sizes=(48,), repeats=1))
     failed = table["problem"] == "out of memory"
     assert set(table.loc[failed, "row"]) == {"add", "dense mul"} and table.loc[~failed, "train_s"].notna().all()
@@ -69,8 +69,8 @@ def killed(*_):
 
 
 def test_a_process_that_is_killed_counts_as_out_of_memory(monkeypatch):
-    monkeypatch.setattr(module, "_peak_of", killed)
-    assert module._memory(resolve(TINY), 48, "add")[1] == "out of memory"
+    monkeypatch.setattr(module, "_peak", killed)
+    assert np.isnan(module._memory(resolve(TINY), 48, "add"))
 
 
 def test_loading_with_and_without_the_cache(birds, tmp_path, monkeypatch):

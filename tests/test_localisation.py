@@ -6,7 +6,7 @@ import pytest
 
 from fgvc_lib.datasets import open_splits
 from fgvc_lib.datasets.geometry import box_mask, patch_boxes
-from fgvc_lib.experiments.localisation import energy_in_box, localise, map_hits, pointing_game, selection_hits
+from fgvc_lib.experiments.localisation import localise, map_hits, selection_hits
 from fgvc_lib.training import fit
 
 
@@ -16,9 +16,11 @@ def test_maps_and_boxes_by_hand():
     maps[0, 3, 0] = 1.0
     boxes = np.array([[2.0, 0, 2, 2], [0, 0, 5, 4]])
     assert box_mask(boxes, (4, 5))[0].nonzero()[0].tolist() == [0, 0, 1, 1]
-    assert pointing_game(maps, boxes).tolist() == [True, True]
-    assert pointing_game(maps, boxes + [0, 2, 0, 0]).tolist() == [False, False]
-    assert energy_in_box(maps, boxes).tolist() == [0.75, 0.0]  # an empty map has no energy anywhere
+    nowhere = np.full((2, 1, 2), np.nan)
+    hits = map_hits(maps, boxes, nowhere, nowhere)
+    assert hits["peak"].tolist() == [True, True]
+    assert map_hits(maps, boxes + [0, 2, 0, 0], nowhere, nowhere)["peak"].tolist() == [False, False]
+    assert hits["box"].tolist() == [0.75, 0.0]  # an empty map has no energy anywhere
 
 
 def test_patches_by_hand():

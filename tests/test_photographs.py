@@ -16,9 +16,13 @@ def noise(shape, high=256):
     return np.random.default_rng(0).integers(0, high, shape, dtype=np.uint8)
 
 
+def set_of_one(path):
+    return ImageSet([path], [0], ["a"])
+
+
 def loaded(path):
     """The pixels that training sees, after a check that an upload gives the same ones."""
-    trained = np.asarray(ImageSet([path], [0], ["a"]).load(0))
+    trained = np.asarray(set_of_one(path).load(0))
     uploaded, _ = read_photograph(io.BytesIO(path.read_bytes()))
     np.testing.assert_array_equal(trained, np.asarray(uploaded))
     return trained
@@ -102,7 +106,7 @@ def test_too_many_pixels_for_training_and_for_uploads(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="^big.png has 2000 x 1000 pixels: scale it down to 1 million or fewer$"):
         read_photograph(tmp_path / "big.png", "big.png")
     with pytest.raises(DataError, match=r"cannot decode the image .*big.png \(it has 2000 x 1000 pixels"):
-        ImageSet([tmp_path / "big.png"], [0], ["a"]).load(0)
+        set_of_one(tmp_path / "big.png").load(0)
     Image.new("1", (15_000, 13_000)).save(tmp_path / "panorama.png")  # more than Pillow opens
     with pytest.raises(DataError, match="^panorama.png has far too many pixels: scale it down"):
         read_photograph(tmp_path / "panorama.png", "panorama.png")
@@ -114,4 +118,4 @@ def test_what_is_no_image_is_named(tmp_path):
     with pytest.raises(DataError, match="^junk.jpg is not an image that can be read: choose a JPEG"):
         read_photograph(path, "junk.jpg")
     with pytest.raises(DataError, match=r"cannot decode the image .*junk\.jpg \(cannot identify.*replace it or skip it"):
-        ImageSet([path], [0], ["a"]).load(0)
+        set_of_one(path).load(0)

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from fgvc_lib.experiments.statistics import holm
-from fgvc_lib.report.tables import compare, layouts, markdown, readable, results_table
-from fgvc_lib.report.words import template, words_in
+from fgvc_lib.report.tables import LAYOUTS, compare, markdown, readable, results_table
+from fgvc_lib.report.words import Words, template
 from fgvc_lib.runs import Run
 
 LANGUAGES = ("en", "zh-CN")
@@ -68,12 +68,12 @@ def test_small_p_values_and_the_reference_in_a_summary():
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
-@pytest.mark.parametrize("kind", layouts())
+@pytest.mark.parametrize("kind", LAYOUTS)
 def test_columns_of_a_table_have_headers_of_their_own(kind, lang):
-    headers = [words_in(lang).text["columns"][column].strip() for column in layouts()[kind]]
+    headers = [Words(lang).text["columns"][column].strip() for column in LAYOUTS[kind]]
     assert len(set(headers)) == len(headers)
-    styles = {style for style, *_ in layouts()[kind].values()} - {"measured", "comparison"}
-    assert styles <= words_in(lang).text["formats"].keys()
+    styles = {style for style, *_ in LAYOUTS[kind].values()} - {"measured", "comparison"}
+    assert styles <= Words(lang).text["formats"].keys()
 
 
 def test_means_of_localise_are_readable():
@@ -89,13 +89,13 @@ def placeholders(text):
 def test_the_languages_say_the_same():
     english, chinese = (tomllib.loads(template(f"words.{lang}.toml")) for lang in LANGUAGES)
     assert english.keys() == chinese.keys()
-    for section in ("formats", "columns", "verdict", "claim", "said"):
+    for section in ("site", "formats", "columns", "verdict", "claim", "said"):
         assert english[section].keys() == chinese[section].keys()
     for style, text in english["formats"].items():
         assert placeholders(text) == placeholders(chinese["formats"][style]), style
 
 
 def test_chinese_brackets_take_no_space():
-    text = words_in("zh-CN").write("difference", -0.298, -0.343, -0.251, "vit_overlap", "resnet18")
+    text = Words("zh-CN").write("difference", -0.298, -0.343, -0.251, "vit_overlap", "resnet18")
     assert text == "ViT（重叠）相对 ResNet-18：-29.8 个百分点（-34.3 至 -25.1）"
     assert not re.search(r"[()]", text)

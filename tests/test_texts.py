@@ -11,7 +11,7 @@ from fgvc_lib.experiments.statistics import summary
 from fgvc_lib.experiments.variants import REFERENCE, title_of
 from fgvc_lib.report.results import PAGES, results_pages
 from fgvc_lib.report.tables import readable
-from fgvc_lib.report.words import words_in
+from fgvc_lib.report.words import Words
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +34,7 @@ def test_results_and_claims(records):
     for lang, file in PAGES.items():
         assert (ROOT / file).read_text(encoding="utf-8") == pages[file]
         readme = (ROOT / file.replace("RESULTS", "README")).read_text(encoding="utf-8")
-        claim = words_in(lang).text["columns"]["claim"]
+        claim = Words(lang).text["columns"]["claim"]
         assert table(readme, claim) == table(pages[file], claim)
 
 

@@ -4,16 +4,14 @@ import glob
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 from tqdm import tqdm
 
-from ..config import Experiment, active_experiment, runs_folder
+from ..config import active_experiment, runs_folder
 from ..datasets import class_title, normalisation, open_splits, read_photograph, view
 from ..datasets.photographs import SUFFIXES
 from ..errors import ConfigError, DataError
@@ -23,20 +21,7 @@ from ..part_selection import select
 from ..runs import Run, find_run
 from ..training import load_model
 from . import pictures
-from .insight import Insight, attention_map, look_into
-
-
-@dataclass
-class Explanation:
-    """A row of predictions.csv."""
-
-    photo: str
-    prediction: str = ""
-    confidence: float = np.nan  # 0..1
-    parts: list[int] = field(default_factory=list)  # patch indices; none where the model selects none
-    picture: str = ""  # path of the picture drawn of it
-    remarks: str = ""
-    problem: str = ""  # why there is no prediction
+from .insight import attention_map, look_into
 
 
 def find_photos(patterns: Iterable[str | Path], out: Path = Path("explained")) -> dict[Path, Path]:
@@ -70,15 +55,14 @@ def named_run(name: str | None = None) -> Run:
 
     Raises ConfigError, listing the titles, for a name that is none of these, and DataError for a run that is not finished.
     """
-    variants, name = report_variants(active_experiment()), name or "psm_mul"
-    titles = {variant.title: variant for variant in variants.values()}
-    folders = [folder for folder in (runs_folder() / name, Path(name)) if folder.is_dir()]
-    if variant := variants.get(name) or titles.get(name):
-        run = find_run(variant.experiment)
-    elif folders:
-        run = Run(folders[0])
-    else:
-        raise ConfigError(f"no run {name!r}: choose a folder in {runs_folder()} or one of {'; '.join(titles)}")
+    name = name or "psm_mul"
+    variants = report_variants(active_experiment()).values()
+    runs = [find_run(variant.experiment) for variant in variants if name in (variant.key, variant.title)]
+    runs += [Run(folder) for folder in (runs_folder() / name, Path(name)) if folder.is_dir()]
+    if not runs:
+        titles = "; ".join(variant.title for variant in variants)
+        raise ConfigError(f"no run {name!r}: choose a folder in {runs_folder()} or one of {titles}")
+    run = runs[0]
     if not run.finished:
         raise DataError(f"the run {name!r} is not finished: `make report` trains it")
     return run
@@ -87,8 +71,9 @@ def named_run(name: str | None = None) -> Run:
 def explain_photographs(photos: dict[Path, Path], run: Run, out: Path) -> pd.DataFrame:
     """Predict photographs in batches, write for each a picture of the parts and maps below `out`, and predictions.csv.
 
-    photos: from `find_photos`. Returns one row per photograph, see `Explanation`; one that cannot be read has a `problem`,
-    and the rest goes on. The file keeps what was done if the call is interrupted.
+    photos: from `find_photos`. Returns one row per photograph: photo, prediction, confidence (0..1), parts (patch indices;
+    none where the model selects none), picture (its path), remarks, and problem, which says why one has no prediction; the
+    rest goes on. The file keeps what was done if the call is interrupted.
     """
     experiment, device = run.experiment, "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(run).to(device)
@@ -99,7 +84,7 @@ def explain_photographs(photos: dict[Path, Path], run: Run, out: Path) -> pd.Dat
         with ThreadPoolExecutor(4) as pool, tqdm(total=len(files), desc="explain", unit="photo") as bar:
             for first in range(0, len(files), size):
                 batch = files[first : first + size]
-                read = list(pool.map(lambda file: _read(file, out / photos[file], experiment), batch))
+                read = list(pool.map(lambda file: _read(file, out / f"{photos[file]}.jpg", experiment), batch))
                 good = [(row, image) for row, image in read if image is not None]
                 if good:
                     readable, images = zip(*good, strict=True)
@@ -113,28 +98,29 @@ def explain_photographs(photos: dict[Path, Path], run: Run, out: Path) -> pd.Dat
     return table
 
 
-def _read(file: Path, place: Path, experiment: Experiment) -> tuple[Explanation, torch.Tensor | None]:
+def _read(file, picture, experiment):
+    """A row of the table, and what the model sees; None where the file cannot be read."""
+    row = {"photo": str(file), "prediction": "", "confidence": np.nan, "parts": []}
     try:
         photograph, remarks = read_photograph(file, str(file))
     except DataError as error:
-        return Explanation(str(file), problem=str(error)), None
-    picture = place.with_suffix(f"{place.suffix}.jpg")
-    return Explanation(str(file), picture=str(picture), remarks="; ".join(remarks)), view(photograph, experiment)
+        return row | {"picture": "", "remarks": "", "problem": str(error)}, None
+    return row | {"picture": str(picture), "remarks": "; ".join(remarks), "problem": ""}, view(photograph, experiment)
 
 
-def _complete(row: Explanation, insight: Insight, model: nn.Module, names: list[str]) -> None:
+def _complete(row, insight, model, names):
     """Fill in the prediction, and draw the picture."""
     [(rule, probabilities)] = insight.probabilities.items()
     confidence, best = probabilities.max(0)
-    row.prediction, row.confidence = names[best], float(confidence)
+    row["prediction"], row["confidence"] = names[best], float(confidence)
     shown = {"photograph": pictures.photograph(insight.picture)}
     if rule:
         cfg, scores = model.cfg, insight.scores[rule]
         parts = select(scores[None], cfg.top_k)[0].numpy()
-        row.parts = parts.tolist()
+        row["parts"] = parts.tolist()
         marked = pictures.marked(insight.picture, parts, cfg.grid[1], cfg.patch_size, cfg.stride, cfg.top_k)
         fused = pictures.overlay(insight.picture, attention_map(scores, cfg.grid), cfg.patch_size, cfg.stride)
         shown = {"selected patches, a number a head": marked, f"attention fused by {rule}": fused}
     shown["input gradient"] = pictures.heat(insight.gradient)
-    sheet = pictures.in_a_row([*shown.values()], [*shown], f"{row.prediction}, {row.confidence:.0%} sure")
-    write_whole(Path(row.picture), pictures.jpeg(sheet))
+    sheet = pictures.in_a_row([*shown.values()], [*shown], f"{names[best]}, {confidence:.0%} sure")
+    write_whole(Path(row["picture"]), pictures.jpeg(sheet))

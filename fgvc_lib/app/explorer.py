@@ -160,15 +160,15 @@ class Explorer:
 
     def _hits(self, key, photo, attributes, parts):
         """Which of the attributes the selected patches hit, in words."""
-        cfg, names = self.model(key).cfg, {1: [], 0: [], None: []}  # hit, missed, not visible
+        cfg, found = self.model(key).cfg, {"hit": [], "miss": [], "not visible": []}
         patches = patch_boxes(np.arange(cfg.grid[0] * cfg.grid[1]), cfg.grid[1], cfg.patch_size, cfg.stride)
         for attribute in attributes:
             places = self.points[photo, [self.test.part_names.index(part) for part in ATTRIBUTES[attribute]["parts"]]]
             hit = selection_hits(parts[None], patches, np.zeros((1, 4)), places[None])["part"][0]
-            names[None if np.isnan(hit) else int(hit)].append(attribute)
-        said = [f"{verb} {_and(names[hit])}" for verb, hit in (("hit", 1), ("miss", 0)) if names[hit]]
+            found[{1: "hit", 0: "miss"}.get(hit, "not visible")].append(attribute)
+        said = [f"{verb} {_and(found[verb])}" for verb in ("hit", "miss") if found[verb]]
         words = f" The selected patches {' and '.join(said)}." if said else ""
-        return words + (f" Not visible here: {_and(names[None])}." if names[None] else "")
+        return words + (f" Not visible here: {_and(found['not visible'])}." if found["not visible"] else "")
 
 
 def _peak(values):
@@ -202,7 +202,7 @@ def explorer_widget(base: Experiment) -> "ipywidgets.Widget":
     shapes = [PRESETS[one.experiment.model] for one in state.variants.values() if one.experiment.model in PRESETS]
     depth, heads = max((shape.depth for shape in shapes), default=2), max((shape.heads for shape in shapes), default=1)
     labels = np.array(state.test.labels)
-    images, uploaded = np.arange(len(labels)), None  # what the slider runs over; the key of an upload shown instead
+    images, photo = np.arange(len(labels)), None  # what the slider runs over; which of them, or which upload, is shown
 
     def control(kind, description, *values, **options):
         style = {"description_width": "7.5rem"}
@@ -224,22 +224,18 @@ def explorer_widget(base: Experiment) -> "ipywidgets.Widget":
     upload = widgets.FileUpload(accept="image/*", description="Your photograph", layout={"width": "22rem"})
     message, page = widgets.HTML(), widgets.HTML()
 
-    def say(text=""):
+    def say(text):
         message.value = f'<p role="alert">{html.escape(text)}</p>' if text else ""
 
     def show(_=None):
-        if uploaded is None and not len(images):
-            page.value = ""
-            say("No test image is like that: choose another species, or right or wrong.")
-            return
-        photo = uploaded or int(images[image.value - 1])
         keys = [one.value, two.value] if two.value else [one.value]
-        page.value = state.page(keys, photo, **{name: widget.value for name, widget in settings.items()})
+        chosen = {name: widget.value for name, widget in settings.items()}
+        page.value = "" if photo is None else state.page(keys, photo, **chosen)
 
     def show_test_image(_=None):
-        nonlocal uploaded
-        uploaded = None
-        say()
+        nonlocal photo
+        photo = int(images[image.value - 1]) if len(images) else None
+        say("" if len(images) else "No test image is like that: choose another species, or right or wrong.")
         show()
 
     def filter_images(_=None):
@@ -257,7 +253,7 @@ def explorer_widget(base: Experiment) -> "ipywidgets.Widget":
         show() if outcome.value == "right or wrong" else filter_images()
 
     def take(change):
-        nonlocal uploaded
+        nonlocal photo
         if not change["new"]:
             return
         file = change["new"][0]
@@ -268,7 +264,7 @@ def explorer_widget(base: Experiment) -> "ipywidgets.Widget":
             say(str(error))
             return
         outcome.value = "right or wrong"  # nobody knows of an upload
-        uploaded = key
+        photo = key
         say("; ".join(remarks))
         show()
 
@@ -279,7 +275,7 @@ def explorer_widget(base: Experiment) -> "ipywidgets.Widget":
     one.observe(change_model, "value")
     image.observe(show_test_image, "value")
     upload.observe(take, "value")
-    show()
+    show_test_image()
     fusion, layer, head, top_k, strength = settings.values()
     groups = [species, outcome, image, upload], [one, two, fusion, top_k], [layer, head, strength]
     controls = widgets.HBox([widgets.VBox(group) for group in groups], layout={"flex_flow": "row wrap"})

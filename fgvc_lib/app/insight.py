@@ -13,13 +13,13 @@ from .pictures import to_picture
 
 
 class Insight(NamedTuple):
-    """What a model makes of one photograph. Rules are those of part selection; None is the rule of a model without it."""
+    """What a model makes of one photograph, by rules of part selection; None is the rule of a model without it."""
 
     picture: np.ndarray  # (H, W, 3) in 0..1, as the model sees it
     gradient: np.ndarray  # (H, W) of the likeliest class's logit
     probabilities: dict[str | None, torch.Tensor]  # by rule, the model's own first: (C,)
     scores: dict[str, torch.Tensor]  # by rule: (K, N), see `VisionTransformer.inspect`
-    attention: torch.Tensor | None  # (L-1, K, N) of the class token to the patches, layer by layer; None of a CNN
+    attention: torch.Tensor  # (L-1, K, N) of the class token to the patches, layer by layer; empty of a CNN
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def look_into(model: nn.Module, images: torch.Tensor, normalisation: tuple, rule
     normalisation: of the images, as `datasets.normalisation` gives it.
     """
     gradients = input_gradient(model, images, objective="logit").cpu().numpy()
-    scores, attention = {}, None
+    scores, attention = {}, torch.empty(0, len(images))
     if isinstance(model, VisionTransformer):
         trunk = model.forward_trunk(images, keep_all=True)
         seen = {rule: model.inspect(images, rule, trunk) for rule in dict.fromkeys([model.cfg.fusion, *rules])}
@@ -46,7 +46,7 @@ def look_into(model: nn.Module, images: torch.Tensor, normalisation: tuple, rule
             gradients[place],
             {rule: values[place] for rule, values in probabilities.items()},
             {rule: values[place] for rule, values in scores.items()},
-            None if attention is None else attention[:, place],
+            attention[:, place],
         )
         for place, image in enumerate(images.cpu())
     ]

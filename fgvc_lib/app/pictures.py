@@ -1,20 +1,18 @@
 """Pictures of what a model sees: milliseconds each, where a matplotlib figure takes tenths of a second."""
 
 import io
-from collections import Counter
-from functools import cache
 
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.colors import Normalize
 from matplotlib.font_manager import fontManager
 from PIL import Image, ImageDraw, ImageFont
 
+from ..datasets.geometry import patch_boxes
+
 # seaborn's palette for the colour-blind, its two oranges apart
-COLOURS = (
-    "#0173b2", "#de8f05", "#029e73", "#cc78bc", "#56b4e9", "#d55e00", "#ca9161", "#fbafe4", "#949494", "#ece133",
-)  # fmt: skip
-HEAT = "magma"  # perceptually even, readable in grey and by the colour-blind
+COLOURS = ("#0173b2", "#de8f05", "#029e73", "#cc78bc", "#56b4e9", "#d55e00", "#ca9161", "#fbafe4", "#949494", "#ece133")
 SIZE = 320  # pixels, both ways
 # For names of classes in Chinese, which the usual font has no letters for; the first that is installed is used.
 CJK = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "PingFang SC", "Microsoft YaHei")
@@ -22,8 +20,8 @@ CJK = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "WenQuanYi M
 
 def to_picture(image: torch.Tensor, normalisation: tuple) -> np.ndarray:
     """A normalised image (3, H, W) -> (H, W, 3) floats in 0..1; `normalisation` as `datasets.normalisation` gives it."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in normalisation)
-    return (image * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
+    mean, std = map(torch.tensor, normalisation)
+    return (image.permute(1, 2, 0) * std + mean).clamp(0, 1).numpy()
 
 
 def photograph(picture: np.ndarray) -> Image.Image:
@@ -38,19 +36,18 @@ def overlay(picture: np.ndarray, weights: np.ndarray, patch_size: int, stride: i
     that are all the same, or not numbers, count as 0.
     """
     weights = np.nan_to_num(weights)
-    cells = np.kron(_scaled(weights - weights.min(), weights.max() - weights.min()), np.ones((stride, stride)))
+    cells = _coloured(weights, weights.min(), weights.max()).repeat(stride, axis=0).repeat(stride, axis=1)
     margin = (patch_size - stride) // 2
-    covered = tuple(slice(margin, margin + side) for side in cells.shape)
     mixed = np.array(picture, dtype=float)
-    cells = cells[: mixed[covered].shape[0], : mixed[covered].shape[1]]
-    mixed[covered] = (1 - strength) * mixed[covered] + strength * _coloured(cells)
+    covered = mixed[margin : margin + cells.shape[0], margin : margin + cells.shape[1]]
+    covered[:] = (1 - strength) * covered + strength * cells
     return _enlarge(mixed, Image.Resampling.NEAREST)
 
 
 def heat(values: np.ndarray) -> Image.Image:
     """A map (H, W) of values from 0 up, the highest half per cent of them cut to one colour."""
     values = np.nan_to_num(values)
-    return _enlarge(_coloured(_scaled(values, np.quantile(values, 0.995))), Image.Resampling.NEAREST)
+    return _enlarge(_coloured(values, 0, np.quantile(values, 0.995)), Image.Resampling.NEAREST)
 
 
 def marked(
@@ -58,13 +55,12 @@ def marked(
 ) -> Image.Image:
     """A picture with the selected patches (K * top_k), framed in the colour and with the number of their head."""
     image = photograph(picture)
-    scale, pen = SIZE / picture.shape[0], ImageDraw.Draw(image)
-    font, edge = ImageFont.load_default(size=22), patch_size * scale
-    taken, numbers = Counter(), []  # heads that chose the same patch write side by side
-    for place, part in enumerate(np.asarray(parts).tolist()):
-        head, before = place // top_k, taken[part]
-        taken[part] += 1
-        x, y = part % columns * stride * scale, part // columns * stride * scale
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=22)
+    boxes = (patch_boxes(parts, columns, patch_size, stride) * SIZE / picture.shape[0]).tolist()
+    numbers = []
+    for place, (x, y, edge, _) in enumerate(boxes):
+        head = place // top_k
+        before = boxes[:place].count(boxes[place])  # heads that chose the same patch write side by side
         inset, colour = max(0, min(5 * before, edge / 2 - 5)), COLOURS[head % len(COLOURS)]
         pen.rectangle((x + inset, y + inset, x + edge - inset, y + edge - inset), outline=colour, width=5)
         numbers.append(((x + 3 + 18 * before, y), str(head + 1), colour))
@@ -84,11 +80,10 @@ def in_a_row(images: list[Image.Image], titles: list[str], caption: str) -> Imag
         x = gap + place * (SIZE + gap)
         pen.text((x, 4), title, fill="black", font=font)
         sheet.paste(image, (x, head))
-    pen.text((gap, SIZE + head + 5), caption, fill="black", font=(None if caption.isascii() else _cjk(15)) or font)
+    pen.text((gap, SIZE + head + 5), caption, fill="black", font=font if caption.isascii() else _cjk(15) or font)
     return sheet
 
 
-@cache
 def _cjk(size):
     files = {font.name: font.fname for font in fontManager.ttflist}
     return next((ImageFont.truetype(files[name], size) for name in CJK if name in files), None)
@@ -101,12 +96,9 @@ def jpeg(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _scaled(values, top):
-    return np.clip(values / top, 0, 1) if top > 0 else np.zeros(values.shape)
-
-
-def _coloured(values):
-    return matplotlib.colormaps[HEAT](values)[..., :3]
+def _coloured(values, low, high):
+    """Values from low to high in colours (..., 3), which are perceptually even and readable in grey; one if low is high."""
+    return matplotlib.colormaps["magma"](Normalize(low, high, clip=True)(values))[..., :3]
 
 
 def _enlarge(picture, how):

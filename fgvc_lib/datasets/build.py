@@ -6,17 +6,45 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from torchvision import datasets
 
 from ..config import Experiment, project_path
-from ..errors import ConfigError
+from ..errors import ConfigError, DataError
 from ..synthbirds.generation import generate
 from .cub import CUB200
+from .fingerprint import Entry
 from .folders import class_folders
-from .image_set import SPLITS, ImageSet
-from .torchvision_sets import TORCHVISION_SETS
+from .image_set import SPLITS, FolderSplit, ImageSet
 from .views import view
 
-DATASETS = {"cub200": CUB200, "folders": class_folders, **TORCHVISION_SETS}
+
+def torchvision_set(
+    kind: type, train: str, samples: Callable, root: str | Path, split: str = "train", transform: Callable | None = None
+) -> ImageSet:
+    """A set that torchvision checks and splits. Raises DataError, with torchvision's reason, if it cannot be read.
+
+    train: its name of the training split. samples: gives its files and their labels, which it keeps in private fields.
+    """
+    try:
+        sources = {"train": kind(root, split=train), "test": kind(root, split="test")}
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"{kind.__name__} in {root} cannot be read ({error}): see torchvision's page on it") from error
+    entries = [
+        Entry(number, part, int(label), Path(path))
+        for part, source in sources.items()
+        for number, (path, label) in enumerate(zip(*samples(source), strict=True), 1)
+    ]
+    return FolderSplit(Path(root), split, entries, sources["train"].classes, transform)
+
+
+DATASETS = {
+    "cub200": CUB200,
+    "folders": class_folders,
+    "aircraft": partial(torchvision_set, datasets.FGVCAircraft, "trainval", lambda s: (s._image_files, s._labels)),
+    "flowers": partial(torchvision_set, datasets.Flowers102, "train", lambda s: (s._image_files, s._labels)),
+    "pets": partial(torchvision_set, datasets.OxfordIIITPet, "trainval", lambda s: (s._images, s._labels)),
+    "cars": partial(torchvision_set, datasets.StanfordCars, "train", lambda s: zip(*s._samples, strict=True)),
+}
 
 
 def build_dataset(name: str, root: str | Path, split: str = "train", transform: Callable | None = None) -> ImageSet:
@@ -26,22 +54,17 @@ def build_dataset(name: str, root: str | Path, split: str = "train", transform: 
     return DATASETS[name](root, split, transform)
 
 
-def data_folder(experiment: Experiment) -> Path:
-    """The experiment's data folder; draws the built-in birds if they are what it uses and are not there yet."""
-    if experiment.data:
-        return project_path(experiment.data)
-    return generate(project_path(f"data/synthbirds-{experiment.profile}"), experiment.profile)
-
-
 def open_splits(experiment: Experiment) -> tuple[ImageSet, ImageSet]:
     """(train, test) of an experiment, both as its model is tested on them: item i is (`view` of the photograph, label).
 
-    With `validation` the second is every fifth training image of a class, which the first goes without.
-    Raises DataError for data that cannot be used.
+    Draws the built-in birds if they are what it uses and are not there yet. With `validation` the second set is every fifth
+    training image of a class, which the first goes without. Raises DataError for data that cannot be used.
     """
-    root, transform = data_folder(experiment), partial(view, experiment=experiment)
+    root = project_path(experiment.data or f"data/synthbirds-{experiment.profile}")
+    if not experiment.data:
+        generate(root, experiment.profile)
     splits = ("train", "train") if experiment.validation else SPLITS
-    train, test = (build_dataset(experiment.dataset, root, split, transform) for split in splits)
+    train, test = (build_dataset(experiment.dataset, root, split, partial(view, experiment=experiment)) for split in splits)
     if experiment.validation:
         place = pd.Series(train.labels).groupby(train.labels).cumcount()
         train.drop(np.flatnonzero(place % 5 == 4).tolist())

@@ -1,6 +1,5 @@
 """Fetches CUB-200-2011 and pre-trained weights into data/."""
 
-import os
 import shutil
 import tarfile
 import tempfile
@@ -60,29 +59,29 @@ def fetch(source: Source, data: Path | None = None) -> Path:
     StorageError if the folder cannot be written.
     """
     data = data or project_path("data")
-    target = data / source.path
-    if source.folder and (data / source.folder).is_dir():
-        return data / source.folder
+    target, folder = data / source.path, data / source.folder
+    if source.folder and folder.is_dir():
+        return folder
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         pooch.retrieve(source.url, source.known_hash, target.name, target.parent, downloader=_download)
-        return _unpack(target, data / source.folder) if source.folder else target
+        if source.folder:
+            _unpack(target, folder)
     except (requests.RequestException, ValueError) as error:
         reason = "no connection" if isinstance(error, requests.ConnectionError) else error
-        raise DataError(
-            f"cannot fetch {source.url} ({reason}): download it on another machine and put the file at {target}"
-        ) from error
+        advice = f"download it on another machine and put the file at {target}"
+        raise DataError(f"cannot fetch {source.url} ({reason}): {advice}") from error
     except tarfile.TarError as error:
         raise DataError(f"{target} cannot be unpacked ({error}): delete it and fetch it again") from error
     except OSError as error:
         reason = error.strerror or error
         raise StorageError(f"cannot write below {data} ({reason}): free some space or make it writable") from error
+    return folder if source.folder else target
 
 
 def _download(url, output_file, _):
     """A downloader for pooch that keeps what came so far in NAME.part, next to where the file will be."""
-    output = Path(output_file)
-    part = output.parent / f"{url.rpartition('/')[2]}.part"
+    part = Path(output_file).with_name(f"{url.rpartition('/')[2]}.part")
     have = part.stat().st_size if part.exists() else 0
     with requests.get(url, stream=True, timeout=60, headers={"Range": f"bytes={have}-"} if have else {}) as reply:
         if reply.status_code == requests.codes.requested_range_not_satisfiable:
@@ -91,22 +90,18 @@ def _download(url, output_file, _):
         reply.raise_for_status()
         have = have if reply.status_code == requests.codes.partial_content else 0
         total = int(reply.headers.get("content-length", 0)) + have
-        with (
-            open(part, "ab" if have else "wb") as file,
-            tqdm(desc=part.stem, total=total or None, initial=have, unit="B", unit_scale=True) as bar,
-        ):
+        bar = tqdm(desc=part.stem, total=total or None, initial=have, unit="B", unit_scale=True)
+        with bar, open(part, "ab" if have else "wb") as file:
             for chunk in reply.iter_content(1 << 20):
                 bar.update(file.write(chunk))
         if total and part.stat().st_size != total:
             raise requests.ConnectionError("the connection broke off; fetching again goes on from there")
-    os.replace(part, output)
+    part.replace(output_file)
 
 
 def _unpack(archive, folder):  # pooch's Untar does without tarfile's data filter on Python 3.11
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary, tarfile.open(archive) as tar:
-        members = tqdm(tar, desc=f"Unpacking {archive.name}", unit=" files")
-        tar.extractall(temporary, members, filter="data")
+        tar.extractall(temporary, tqdm(tar, desc=f"Unpacking {archive.name}", unit=" files"), filter="data")
         if not (Path(temporary) / folder.name).is_dir():
             raise DataError(f"{archive} does not hold a folder {folder.name}: delete it and fetch it again")
         shutil.move(Path(temporary) / folder.name, folder)
-    return folder

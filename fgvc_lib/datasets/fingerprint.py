@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,11 +20,11 @@ TICK = 0.02  # seconds: two changes of a file may carry the same time if they ar
 
 
 class Entry(NamedTuple):
-    """An image of a data folder; the label is 0-based."""
+    """An image of a data folder."""
 
     id: int
     split: str  # train or test
-    label: int
+    label: int  # 0-based
     path: Path
 
 
@@ -36,16 +36,20 @@ def content_fingerprint(root: Path, entries: Sequence[Entry], classes: Sequence[
     its size or one of its times has changed. Raises DataError, naming the image, if one cannot be read.
     """
     memory = project_path(f"data/cache/digests-{checksum(str(root.resolve()))[:12]}.json")
-    paths = [entry.path for entry in entries]
-    keys = [f"{state} {str(path).removeprefix(str(root))}" for state, path in zip(file_states(paths), paths, strict=True)]
-    known = _remembered(memory)
-    if unread := {key: path for key, path in zip(keys, paths, strict=True) if key not in known}:
+    states = file_states(entry.path for entry in entries)
+    keys = [f"{state} {str(entry.path).removeprefix(str(root))}" for state, entry in zip(states, entries, strict=True)]
+    try:
+        known = dict(json.loads(memory.read_text()))
+    except (OSError, ValueError, TypeError):  # there is none yet, or it is damaged
+        known = {}
+    if unread := {key: entry.path for key, entry in zip(keys, entries, strict=True) if key not in known}:
         time.sleep(TICK)  # what is changed from now on has another time
-        known |= _digests(unread)
+        with _readable(), ThreadPoolExecutor(os.cpu_count()) as pool:
+            digests = tqdm(pool.map(_digest, unread.values()), "Reading images", len(unread), leave=False, delay=2)
+            known |= zip(unread, digests, strict=True)
         with suppress(StorageError):  # then they are read anew each time
             write_whole(memory, json.dumps({key: known[key] for key in keys}))
-    images = [(*entry[:3], known[key]) for entry, key in zip(entries, keys, strict=True)]
-    return checksum([list(classes), images])
+    return checksum([list(classes), [(*entry[:3], known[key]) for entry, key in zip(entries, keys, strict=True)]])
 
 
 def checksum(content: list | str) -> str:
@@ -58,29 +62,9 @@ def file_states(paths: Iterable[Path]) -> list[str]:
 
     Raises DataError, naming the file, if one is missing.
     """
-    try:
+    with _readable():
         states = [os.stat(path) for path in paths]
-    except OSError as error:
-        raise _unreadable(error) from error
     return [f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}" for state in states]
-
-
-def _remembered(memory):
-    with suppress(OSError, ValueError):
-        known = json.loads(memory.read_text())
-        if isinstance(known, dict):
-            return known
-    return {}
-
-
-def _digests(files):
-    """{key: path} -> {key: checksum of the file's content}."""
-    try:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            digests = pool.map(_digest, files.values())
-            return dict(zip(files, tqdm(digests, "Reading images", len(files), leave=False, delay=2), strict=True))
-    except OSError as error:
-        raise _unreadable(error) from error
 
 
 def _digest(path):
@@ -88,5 +72,10 @@ def _digest(path):
         return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
 
-def _unreadable(error):
-    return DataError(f"cannot read the image {error.filename} ({error.strerror}): remove it or make it readable")
+@contextmanager
+def _readable():
+    try:
+        yield
+    except OSError as error:
+        file = f"{error.filename} ({error.strerror})"
+        raise DataError(f"cannot read the image {file}: remove it or make it readable") from error

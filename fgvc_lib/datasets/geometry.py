@@ -6,17 +6,15 @@ from ..config import Experiment
 from .image_set import ImageSet
 
 
-def to_view(points: np.ndarray, image_size: tuple[int, int], experiment: Experiment) -> np.ndarray:
-    """Points (..., 2) x y in pixels of a photograph of (width, height) -> pixels of the model's test-time view."""
+def to_view(points: np.ndarray, image_size: np.ndarray, experiment: Experiment) -> np.ndarray:
+    """Points (..., 2) x y in pixels of photographs of (..., 2) width height -> pixels of the model's test-time view."""
     margin = (experiment.resize_size - experiment.image_size) / 2
     return np.asarray(points, dtype=float) * experiment.resize_size / np.asarray(image_size, dtype=float) - margin
 
 
 def part_points(images: ImageSet, experiment: Experiment) -> np.ndarray:
     """Where the annotated parts lie in the model's view: (n, P, 2) x y in pixels, nan where a part is not visible."""
-    points = np.stack(
-        [to_view(parts[:, :2], size, experiment) for parts, size in zip(images.parts, images.sizes(), strict=True)]
-    )
+    points = to_view(images.parts[..., :2], images.sizes()[:, None], experiment)
     inside = ((points >= 0) & (points < experiment.image_size)).all(-1)
     return np.where((inside & (images.parts[..., 2] > 0))[..., None], points, np.nan)
 
@@ -33,8 +31,7 @@ def discriminative_points(images: ImageSet, experiment: Experiment) -> np.ndarra
 def box_views(images: ImageSet, experiment: Experiment) -> np.ndarray:
     """The annotated boxes in the model's view: (n, 4) x y width height in pixels."""
     corners = np.stack([images.boxes[:, :2], images.boxes[:, :2] + images.boxes[:, 2:]], axis=1)
-    corners = np.stack([to_view(two, size, experiment) for two, size in zip(corners, images.sizes(), strict=True)])
-    corners = corners.clip(0, experiment.image_size)
+    corners = to_view(corners, images.sizes()[:, None], experiment).clip(0, experiment.image_size)
     return np.concatenate([corners[:, 0], corners[:, 1] - corners[:, 0]], axis=1)
 
 

@@ -2,11 +2,12 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -24,17 +25,18 @@ class ImageSet(Dataset):
     classes: C names. paths, labels (0-based), ids: one for each image. boxes: (n, 4) x y width height in pixels, or None.
     parts: (n, P, 3) x y visible in pixels, or None; part_names: P names. diagnostic: (C, P) bool, whether a part tells
     a class from one that looks like it, or None. attributes: one row per class, what it looks like in words, or None.
-    fingerprint: checksum of what both splits hold, or a function that gives it; a run is found by it.
-    origin: which folder and split the images come from.
+    fingerprint: checksum of what both splits hold, by which a run is found. origin: which set it is, for the cache.
     """
 
     boxes = parts = diagnostic = attributes = None
     part_names = ()
+    fingerprint = origin = ""
 
-    def __init__(self, paths, labels, classes, transform=None, ids=None, *, fingerprint="", origin=""):
-        self.paths, self.labels, self.classes = list(paths), list(labels), list(classes)
+    def __init__(self, paths, labels, classes, transform=None, ids=None, *, fingerprint=""):
+        self.paths, self.labels, self.classes, self.transform = list(paths), list(labels), list(classes), transform
         self.ids = list(range(1, len(self.paths) + 1)) if ids is None else list(ids)
-        self.transform, self.origin, self._fingerprint = transform, origin, fingerprint
+        if fingerprint:
+            self.fingerprint = fingerprint
 
     def __len__(self):
         return len(self.paths)
@@ -42,11 +44,6 @@ class ImageSet(Dataset):
     def __getitem__(self, index):
         image = self.load(index)
         return (self.transform(image) if self.transform else image), self.labels[index]
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Checksum of what both splits hold, see `content_fingerprint`; computed when first asked for."""
-        return self._fingerprint() if callable(self._fingerprint) else self._fingerprint
 
     @property
     def upright(self) -> bool:
@@ -61,9 +58,9 @@ class ImageSet(Dataset):
             reason = error.__cause__ or error
             raise DataError(f"cannot decode the image {self.paths[index]} ({reason}): replace it or skip it") from error
 
-    def sizes(self) -> list[tuple[int, int]]:
-        """(width, height) of each photograph in pixels, from the files' headers."""
-        return [Image.open(path).size for path in self.paths]
+    def sizes(self) -> np.ndarray:
+        """(n, 2) width and height of the photographs in pixels, from the files' headers."""
+        return np.array([Image.open(path).size for path in self.paths]).reshape(-1, 2)
 
     def broken(self) -> list[int]:
         """Indices of the images that cannot be decoded."""
@@ -88,22 +85,29 @@ class ImageSet(Dataset):
                 setattr(self, name, getattr(self, name)[keep])
 
 
-def one_split(root: Path, split: str, entries: Sequence[Entry], classes: Sequence[str]) -> dict:
-    """The arguments of an `ImageSet` for one split of a data folder whose two splits hold `entries`.
+class FolderSplit(ImageSet):
+    """One split of a data folder whose two splits hold `entries`.
 
     Raises ConfigError for a split that is neither train nor test, and DataError, naming it, for a file that is not there.
     """
-    if split not in SPLITS:
-        raise ConfigError(f"unknown split {split!r}: choose train or test")
-    for entry in entries:
-        if not entry.path.is_file():
-            raise DataError(f"{root}: image {entry.id} has no file {entry.path}: restore it or take it out of the set")
-    chosen = [entry for entry in entries if entry.split == split]
-    return {
-        "paths": [entry.path for entry in chosen], "labels": [entry.label for entry in chosen], "classes": classes,
-        "ids": [entry.id for entry in chosen], "fingerprint": partial(content_fingerprint, root, entries, classes),
-        "origin": f"{root.resolve()} {split}",
-    }  # fmt: skip
+
+    def __init__(
+        self, root: Path, split: str, entries: Sequence[Entry], classes: Sequence[str], transform: Callable | None = None
+    ):
+        if split not in SPLITS:
+            raise ConfigError(f"unknown split {split!r}: choose train or test")
+        for entry in entries:
+            if not entry.path.is_file():
+                raise DataError(f"{root}: image {entry.id} has no file {entry.path}: restore it or take it out of the set")
+        chosen = [entry for entry in entries if entry.split == split]
+        paths, labels, ids = ([getattr(entry, name) for entry in chosen] for name in ("path", "label", "id"))
+        super().__init__(paths, labels, classes, transform, ids)
+        self.root, self.entries, self.origin = root, entries, f"{root.resolve()} {split}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Checksum of what both splits hold, see `content_fingerprint`."""
+        return content_fingerprint(self.root, self.entries, self.classes)
 
 
 def class_title(name: str) -> str:

@@ -25,34 +25,31 @@ def read_photograph(source: Path | BinaryIO, name: str = "the file", upright: bo
     integers that lie within 0..255 stay as they are; all others are stretched from their minimum and maximum.
     Raises DataError, calling the file `name`, for what is no image or has more than MOST_PIXELS.
     """
-    remarks = []
+    remarks, size = [], "far too many"  # where Pillow opens none as large
     try:
-        with Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+        with Image.open(source, formats=[kind for kind in FORMATS if kind in Image.OPEN]) as image:
+            size = f"{image.width} x {image.height}"
             if image.width * image.height > MOST_PIXELS:
-                raise _too_large(name, f"{image.width} x {image.height}")
+                raise Image.DecompressionBombError
             if getattr(image, "n_frames", 1) > 1:
                 remarks.append(f"{image.n_frames} frames: the first is used")
             if upright:
                 image = ImageOps.exif_transpose(image)
-            if image.mode in ("1", "L", "LA") or image.mode.startswith(("I", "F")):
+            deep = image.mode.startswith(("I", "F"))
+            if deep or image.mode in ("1", "L", "LA"):
                 remarks.append("greyscale: colours that tell species apart are missing")
-            if image.mode.startswith(("I", "F")):
+            if deep:
                 image = _eight_bits(image)
             if image.has_transparency_data:
                 remarks.append("transparent: laid on white")
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return image.convert("RGB"), remarks
-    except DataError:
-        raise
-    except Image.DecompressionBombError:  # Pillow's own limit, for what is larger still
-        raise _too_large(name, "far too many") from None
+    except Image.DecompressionBombError:
+        most = f"{MOST_PIXELS // 1_000_000} million"
+        raise DataError(f"{name} has {size} pixels: scale it down to {most} or fewer") from None
     except Exception as error:  # Pillow's decoders raise of every kind
         raise DataError(f"{name} is not an image that can be read: choose a JPEG, PNG or WebP file") from error
-
-
-def _too_large(name, size):
-    return DataError(f"{name} has {size} pixels: scale it down to {MOST_PIXELS // 1_000_000} million or fewer")
 
 
 def _eight_bits(image):

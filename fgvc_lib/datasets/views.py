@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler, default_convert
@@ -34,10 +33,10 @@ def crop_and_normalise(squares: Iterable[torch.Tensor], seeds: Sequence[int | No
 
     seeds: for each, what its random crop and flip depend on, or None for the test-time view, the crop from the centre.
     """
-    size, room = experiment.image_size, experiment.resize_size - experiment.image_size
+    size = experiment.image_size
     crops = torch.empty(len(seeds), 3, size, size, dtype=torch.uint8)
     for crop, square, seed in zip(crops, squares, seeds, strict=True):
-        top, left, flip = (round(room / 2), round(room / 2), False) if seed is None else _draw(seed, room)
+        top, left, flip = _draw(seed, experiment.resize_size - size)
         part = square[:, top : top + size, left : left + size]
         crop.copy_(part.flip(-1) if flip else part)
     floats = v2.functional.to_dtype(crops, torch.float32, scale=True)
@@ -45,7 +44,9 @@ def crop_and_normalise(squares: Iterable[torch.Tensor], seeds: Sequence[int | No
 
 
 def _draw(seed, room):
-    """(top, left, flip) of a training view, drawn as torchvision's RandomCrop and RandomHorizontalFlip draw them."""
+    """(top, left, flip) of a view, drawn as torchvision's RandomCrop and RandomHorizontalFlip draw them."""
+    if seed is None:
+        return round(room / 2), round(room / 2), False
     generator = torch.Generator().manual_seed(seed)
     top, left = (int(torch.randint(room + 1, (), generator=generator)) if room else 0 for _ in range(2))
     return top, left, bool(torch.rand(1, generator=generator) < 0.5)
@@ -65,8 +66,12 @@ class Views(Dataset):
     """
 
     def __init__(self, images: ImageSet, experiment: Experiment):
-        self.images, self.experiment = images, experiment
-        self.squares = self._cache() if experiment.cache and len(images) >= TINY else None
+        self.images, self.experiment, self.squares = images, experiment, None
+        if experiment.cache and len(images) >= TINY:
+            size = experiment.resize_size
+            state = checksum([[path.name for path in images.paths], file_states(images.paths), images.upright])[:12]
+            path = project_path(f"data/cache/{checksum([images.origin, size])[:12]}-{state}.npy")
+            self.squares = cached(path, (len(images), 3, size, size), lambda i: resized(images.load(i), experiment).numpy())
 
     def __len__(self):
         return len(self.images)
@@ -82,26 +87,18 @@ class Views(Dataset):
             return resized(self.images.load(index), self.experiment)
         return torch.from_numpy(self.squares[index].copy())
 
-    def _cache(self) -> np.ndarray:
-        images, size = self.images, self.experiment.resize_size
-        names = [path.name for path in images.paths]
-        state = checksum([names, file_states(images.paths), images.upright])[:12]
-        path = project_path(f"data/cache/{checksum([images.origin, size])[:12]}-{state}.npy")
-        return cached(path, (len(images), 3, size, size), lambda i: resized(images.load(i), self.experiment).numpy())
-
 
 def eval_loader(images: ImageSet, experiment: Experiment) -> DataLoader:
     """Batches (images, labels) in the order of the set, as a model is tested on them."""
-    return _loader(images, experiment, batch_size=4 * experiment.batch_size)
+    return _loader(images, experiment, 4 * experiment.batch_size)
 
 
 def train_loader(images: ImageSet, experiment: Experiment, draws: Sampler) -> DataLoader:
     """Batches (images, labels) of training views; draws: (image number, seed) of each."""
-    return _loader(images, experiment, batch_size=experiment.batch_size, sampler=draws)
+    return _loader(images, experiment, experiment.batch_size, draws)
 
 
-def _loader(images, experiment, **options):
-    return DataLoader(
-        Views(images, experiment), num_workers=experiment.workers, pin_memory=torch.cuda.is_available(),
-        collate_fn=default_convert, **options,
-    )  # fmt: skip  # default_convert: a batch is whole already
+def _loader(images, experiment, batch_size, sampler=None):
+    options = {"num_workers": experiment.workers, "pin_memory": torch.cuda.is_available()}
+    options["collate_fn"] = default_convert  # a batch is whole already
+    return DataLoader(Views(images, experiment), batch_size, sampler=sampler, **options)

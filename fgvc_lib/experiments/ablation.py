@@ -9,7 +9,7 @@ from tempfile import mkdtemp
 
 import pandas as pd
 import torch
-from tqdm import tqdm
+from tqdm import tqdm, trange
 
 from ..config import PROFILES, Experiment, project_path, runs_folder
 from ..datasets import open_splits
@@ -48,10 +48,8 @@ def progress(variants: dict[str, Variant], seeds: Iterable[int] = SEEDS) -> pd.D
     fingerprint = open_splits(next(iter(todo.values())))[0].fingerprint  # once: it takes reading the data
     for (key, seed), experiment in todo.items():
         run = find_run(experiment, fingerprint=fingerprint)
-        if run.finished:
-            table.loc[variants[key].title, seed] = f"{run.correct.mean():.1%}"
-        elif run.folder.exists():
-            table.loc[variants[key].title, seed] = "under way"
+        if run.folder.exists():
+            table.loc[variants[key].title, seed] = f"{run.correct.mean():.1%}" if run.finished else "under way"
     return table
 
 
@@ -77,12 +75,11 @@ def _on_ray(experiments, address):
     ray.init(address, ignore_reinit_error=True, log_to_driver=False)
     gpus = ray.cluster_resources().get("GPU", 0)
     task = ray.remote(num_cpus=1, num_gpus=0.25 if gpus else 0, max_retries=5)(_task)
-    waiting = [task.remote(experiment, str(project_path(".").resolve()), str(runs_folder())) for experiment in experiments]
-    with tqdm(total=len(waiting), desc="ablation on Ray", unit="run") as bar:
-        while waiting:
-            done, waiting = ray.wait(waiting)
-            ray.get(done)
-            bar.update(len(done))
+    project, runs = str(project_path(".").resolve()), str(runs_folder())
+    waiting = [task.remote(experiment, project, runs) for experiment in experiments]
+    for _ in trange(len(waiting), desc="ablation on Ray", unit="run"):
+        done, waiting = ray.wait(waiting)
+        ray.get(done)
 
 
 def _task(experiment, project, runs):
@@ -100,11 +97,10 @@ def collect(runs: dict[tuple[str, int], Run]) -> pd.DataFrame:
     frames, entries = [], []
     for (key, seed), run in tqdm(runs.items(), "where they look", unit="run"):
         frames.append(run.predictions.join(localise(run)).assign(variant=key, seed=seed))
-        entries.append({
-            "variant": key, "seed": seed, "run": run.folder.name,
-            "data": run.environment["data"], "weights": run.environment["weights"],
-            "experiment": dataclasses.asdict(run.experiment.replace(data="")), "environment": run.environment,
-        })  # fmt: skip
+        entry = {"variant": key, "seed": seed, "run": run.folder.name}
+        entry |= {name: run.environment[name] for name in ("data", "weights")}
+        entry |= {"experiment": dataclasses.asdict(run.experiment.replace(data="")), "environment": run.environment}
+        entries.append(entry)
     records = pd.concat(frames, ignore_index=True)
     records["variant"] = records["variant"].astype(pd.CategoricalDtype(dict.fromkeys(key for key, _ in runs)))
     records.attrs = {"schema": SCHEMA, "runs": json.dumps(entries)}  # text: pandas copies what is here at every step
@@ -127,32 +123,60 @@ def write_records(records: pd.DataFrame, path: Path) -> None:
 
 def read_records(path: Path) -> pd.DataFrame:
     """What `write_records` kept. Raises DataError for a file that is missing, damaged or of another schema."""
+    again = "run `python -m fgvc_lib ablate`"
     try:
         records = pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read as records of an ablation ({error}): run `python -m fgvc_lib ablate`"
-        ) from error
-    if records.attrs.get("schema") != SCHEMA:
-        found = records.attrs.get("schema", "none")
-        raise DataError(f"{path} has schema {found}, this version reads {SCHEMA}: run `python -m fgvc_lib ablate` again")
+        raise DataError(f"{path} cannot be read as records of an ablation ({error}): {again}") from error
+    schema = records.attrs.get("schema", "none")
+    if schema != SCHEMA:
+        raise DataError(f"{path} has schema {schema}, this version reads {SCHEMA}: {again} again")
     return records
 
 
 def rerun(records: pd.DataFrame, name: str, seed: int = 0, data: str = "") -> Run:
-    """Train one variant again on a data folder from its recorded configuration, in a new folder, which is kept.
+    """Train a variant again on a data folder from its recorded configuration, in a new folder, which is kept.
 
     name: the variant's key or title. Raises ConfigError, listing the titles or the seeds, for one that is not recorded.
     """
-    experiment = Experiment().replace(**recorded(records, name, seed)["experiment"]).replace(data=data)
+    experiment = Experiment().replace(**_recorded(records, name, seed)["experiment"]).replace(data=data)
     return fit(experiment, runs=Path(mkdtemp(prefix="rerun-")))
 
 
-def recorded(records: pd.DataFrame, name: str, seed: int) -> dict:
-    """The entry of `made` for a variant, by key or title, and a seed.
+def against_record(records: pd.DataFrame, name: str, seed: int, run: Run) -> str:
+    """How a variant that was trained again compares with its record: accuracy, the spread to expect, data and weights.
 
-    Raises ConfigError, listing the titles or the seeds, for one that is not recorded.
+    name: the variant's key or title. Raises ConfigError, listing the titles or the seeds, for one that is not recorded.
     """
+    entry = _recorded(records, name, seed)
+    key = entry["variant"]
+    right = values_of(records, key)
+    then = values_of(records, key, "prediction").loc[seed].dropna()
+    now = run.predictions.set_index("id")["prediction"]
+    before, after = int(right.loc[seed].sum()), run.correct.sum()
+    differ = (now != then.reindex(now.index)).sum()
+    if set(now.index) != set(then.index):
+        result = f"{after} of {len(now)} right, recorded {before} of {len(then)}: the test images are not the same"
+    elif differ:
+        points = 100 * (after - before) / len(now)
+        result = f"{after} of {len(now)} right, recorded {before} ({points:+.1f} points); predictions that differ: {differ}"
+    else:
+        result = f"the recorded accuracy to the image: {after} of {len(now)} right, as recorded"
+    spread = "Only one seed is recorded, which does not say how much a result varies."
+    if len(right) > 1:
+        std = 100 * right.mean(axis=1).std()
+        spread = (
+            f"Over {len(right)} recorded seeds the accuracy has a standard deviation of {std:.1f} points. "
+            "Another machine or version of torch rounds otherwise, which amounts to another seed."
+        )
+    lines = [f"{title_of(key)}, seed {seed}: {result}.", spread]
+    for what, words in (("data", "data"), ("weights", "initial weights")):
+        lines.append(f"The {words} are {'' if run.environment[what] == entry[what] else 'not '}those of the record.")
+    return "\n".join(lines)
+
+
+def _recorded(records, name, seed):
+    """The entry of `made` for a variant, by key or title, and a seed."""
     entries = made(records)
     found = {entry["seed"]: entry for entry in entries if name in (entry["variant"], title_of(entry["variant"]))}
     if not found:
@@ -161,36 +185,3 @@ def recorded(records: pd.DataFrame, name: str, seed: int) -> dict:
     if seed not in found:
         raise ConfigError(f"{name!r} was not run with seed {seed}: choose one of {', '.join(map(str, sorted(found)))}")
     return found[seed]
-
-
-def against_record(records: pd.DataFrame, name: str, seed: int, run: Run) -> str:
-    """How a run that was trained again compares with its record: its accuracy, the spread to expect, data and weights.
-
-    name: the variant's key or title. Raises ConfigError, listing the titles or the seeds, for one that is not recorded.
-    """
-    entry = recorded(records, name, seed)
-    key, accuracies = entry["variant"], values_of(records, entry["variant"]).mean(axis=1)
-    spread = "Only one seed is recorded, which does not say how much a result varies."
-    if len(accuracies) > 1:
-        spread = (
-            f"Over {len(accuracies)} recorded seeds the accuracy has a standard deviation of {100 * accuracies.std():.1f} "
-            "points. Another machine or version of torch rounds otherwise, which amounts to another seed."
-        )
-    then = records[(records["variant"] == key) & (records["seed"] == seed)]
-    lines = [f"{title_of(key)}, seed {seed}: {_against_predictions(then, run.predictions)}.", spread]
-    for name, what in (("data", "data"), ("weights", "initial weights")):
-        lines.append(f"The {what} are {'' if run.environment[name] == entry[name] else 'not '}those of the record.")
-    return "\n".join(lines)
-
-
-def _against_predictions(then, now):
-    """The predictions of a recorded run against those of another."""
-    then, now = then.set_index("id"), now.set_index("id")
-    before, after = ((frame["label"] == frame["prediction"]).sum() for frame in (then, now))
-    if set(now.index) != set(then.index):
-        return f"{after} of {len(now)} right, recorded {before} of {len(then)}: the test images are not the same"
-    differ = (now["prediction"] != then["prediction"].reindex(now.index)).sum()
-    if not differ:
-        return f"the recorded accuracy to the image: {after} of {len(now)} right, as recorded"
-    points = 100 * (after - before) / len(now)
-    return f"{after} of {len(now)} right, recorded {before} ({points:+.1f} points); predictions that differ: {differ}"

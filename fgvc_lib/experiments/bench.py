@@ -1,13 +1,14 @@
 """What part selection costs: time and memory beside the plain ViT and a dense implementation, measured in one run."""
 
 import dataclasses
+import math
 import multiprocessing
 import platform
 import random
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ import pandas as pd
 import psutil
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
+from tqdm import tqdm, trange
 
 from ..config import PROFILES, Experiment
 from ..datasets import eval_loader, open_splits
@@ -24,7 +25,7 @@ from ..part_selection import FUSIONS, fuse_dense
 from ..vit import PRESETS, VisionTransformer
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class BenchSetting:
     """What is measured, for every size and every one of ROWS. The defaults are those of the report."""
 
@@ -87,58 +88,52 @@ def measure(setting: BenchSetting) -> pd.DataFrame:
     Starts processes: call it below `if __name__ == "__main__"`. Raises ConfigError for what cannot be measured.
     """
     setting = resolve(setting)
-    steps = len(ROWS) * (setting.repeats + 2) - len(DENSE) * max(0, setting.repeats - DENSE_REPEATS)
-    with tqdm(total=len(setting.sizes) * steps, desc=f"bench {setting.model}", unit="step") as bar:
-        return pd.concat([_measure_size(setting, size, bar) for size in setting.sizes], ignore_index=True)
+    return pd.concat([_measure_size(setting, size) for size in setting.sizes], ignore_index=True)
 
 
-def _measure_size(setting, size, bar):
-    problems, memory = {}, {}
-    for row in ROWS:
-        memory[row], problems[row] = _memory(setting, size, row)
-        bar.update()
+def _measure_size(setting, size):
+    memory = {row: _memory(setting, size, row) for row in tqdm(ROWS, f"memory at {size} pixels", unit="row")}
     work = _Work(setting, size)
-    times = _times(work, setting.repeats, problems, bar)
+    times = _times(work, setting.repeats, [row for row in ROWS if not np.isnan(memory[row])])
     lines = []
     for row in ROWS:
-        line = {"size": size, "patches": work.model.cfg.grid[0] ** 2, "row": row, "problem": problems[row]}
-        if not problems[row] and not problems["plain"]:
-            found = np.array(times[row])
-            plain = np.array(times["plain"])[: len(found)]  # the same rounds
-            (train, infer), base = np.median(found, 0), np.median(plain, 0)
+        line = {"size": size, "patches": work.model.cfg.grid[0] ** 2, "row": row}
+        line["problem"] = "" if row in times else "out of memory"
+        if row in times and "plain" in times:
+            found = times[row]
+            plain = times["plain"][: len(found)]  # the same rounds
+            train, infer = np.median(found, axis=0)
+            train_ratio, infer_ratio = np.median(found, axis=0) / np.median(plain, axis=0)
             low, high = ratio_interval(found[:, 0], plain[:, 0])
-            line |= {"train_s": train, "train_ratio": train / base[0], "train_low": low, "train_high": high}
-            line |= {"infer_s": infer, "infer_ratio": infer / base[1], "images_s": setting.batch_size / train}
+            line |= {"train_s": train, "train_ratio": train_ratio, "train_low": low, "train_high": high}
+            line |= {"infer_s": infer, "infer_ratio": infer_ratio, "images_s": setting.batch_size / train}
             line |= {"memory_mb": memory[row] / 1e6}
         lines.append(line)
     return pd.DataFrame(lines)
 
 
-def _times(work, repeats, problems, bar):
-    """(training, inference) seconds of each row in each round that counts; a row that does not fit is put in `problems`."""
-    times = {row: [] for row in ROWS}
-    for turn in range(repeats + 1):
-        rows = [row for row in ROWS if not problems[row] and (row not in DENSE or turn <= DENSE_REPEATS)]
-        random.Random(turn).shuffle(rows)  # what a row leaves in the caches and the heap favours no other
-        for row in rows:
+def _times(work, repeats, rows):
+    """Seconds (R, 2) of training and inference in the R rounds that count, by row; without the rows that do not fit."""
+    times = {row: [] for row in rows}
+    for turn in trange(repeats + 1, desc=f"time at {work.model.cfg.image_size} pixels", unit="round"):
+        order = [row for row in times if row not in DENSE or turn <= DENSE_REPEATS]
+        random.Random(turn).shuffle(order)  # what a row leaves in the caches and the heap favours no other
+        for row in order:
             try:
-                seconds = work.seconds(work.train_step, row), work.seconds(work.infer, row)
-                if turn:
-                    times[row].append(seconds)
+                times[row].append(work.seconds(row))
             except torch.OutOfMemoryError:
-                problems[row] = "out of memory"
-            bar.update()
-    return times
+                del times[row]
+    return {row: np.array(seconds[1:]) for row, seconds in times.items()}
 
 
-def ratio_interval(times: np.ndarray, plain: np.ndarray, draws: int = 4_000) -> tuple[float, float]:
+def ratio_interval(times: np.ndarray, plain: np.ndarray) -> tuple[float, float]:
     """The 95 % interval (low, high) of the ratio of two medians, times and plain (R,) of the same R rounds.
 
     The rounds are drawn anew with replacement, as pairs: what slows the machine down for a while slows both.
     """
-    rounds = np.random.default_rng(0).integers(len(times), size=(draws, len(times)))
-    low, high = np.quantile(np.median(times[rounds], axis=1) / np.median(plain[rounds], axis=1), (0.025, 0.975))
-    return low, high
+    rounds = np.random.default_rng(0).integers(len(times), size=(4_000, len(times)))
+    ratios = np.median(times[rounds], axis=1) / np.median(plain[rounds], axis=1)
+    return tuple(np.quantile(ratios, (0.025, 0.975)))
 
 
 class _Work:
@@ -159,67 +154,59 @@ class _Work:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             return dense_forward(self.model, self.images) if row in DENSE else self.model(self.images)
 
-    def train_step(self, row, keep_gradients=False):
+    def train_step(self, row):
         F.cross_entropy(self.forward(row).float(), self.labels).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=not keep_gradients)
+        self.optimizer.zero_grad()
 
-    @torch.no_grad()
-    def infer(self, row):
-        self.forward(row)
+    def seconds(self, row):
+        """(training, inference)"""
+        start = self.clock()
+        self.train_step(row)
+        trained = self.clock()
+        with torch.no_grad():
+            self.forward(row)
+        return trained - start, self.clock() - trained
 
-    def seconds(self, step, row):
-        self._wait()
-        start = time.perf_counter()
-        step(row)
-        self._wait()
-        return time.perf_counter() - start
-
-    def peak(self, row):
-        """Bytes of a training step beyond weights, gradients and optimiser state."""
-        for parameter in self.model.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        self.optimizer.step()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            self.train_step(row, keep_gradients=True)
-            return torch.cuda.max_memory_allocated() - before
-        before = psutil.Process().memory_info().rss
-        self.train_step(row, keep_gradients=True)
-        return _peak_rss() - before
-
-    def _wait(self):
+    def clock(self):
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+        return time.perf_counter()
 
 
-def _peak_rss():
+def _peak(setting, size, row):
+    """Bytes of a training step beyond weights, gradients and optimiser state."""
+    work = _Work(setting, size)
+    for parameter in work.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    work.optimizer.step()
+    if setting.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work.train_step(row)
+        return torch.cuda.max_memory_allocated() - before
     import resource  # not on Windows
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
-
-
-def _peak_of(setting, size, row):
-    return _Work(setting, size).peak(row)
+    before = psutil.Process().memory_info().rss
+    work.train_step(row)
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before
 
 
 def _memory(setting, size, row):
-    """(bytes, problem) of a training step: in this process on a GPU, in a fresh one on the CPU."""
+    """Bytes of a training step, nan where it does not fit: in this process on a GPU, in a fresh one on the CPU."""
     try:
         if setting.device == "cuda":
-            return _peak_of(setting, size, row), ""
+            return _peak(setting, size, row)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
         with ProcessPoolExecutor(1, context) as pool:
-            return pool.submit(_peak_of, setting, size, row).result(), ""
-    except (torch.OutOfMemoryError, BrokenProcessPool):
-        return np.nan, "out of memory"
+            return pool.submit(_peak, setting, size, row).result()
     except RuntimeError as error:
-        if "allocate memory" not in str(error):
-            raise
-        return np.nan, "out of memory"
+        if isinstance(error, (torch.OutOfMemoryError, BrokenProcessPool)) or "allocate memory" in str(error):
+            return np.nan
+        raise
 
 
 def environment(setting: BenchSetting) -> dict[str, str | float]:
@@ -242,20 +229,14 @@ def loading(experiment: Experiment = PROFILES["quick"], images: int = 256) -> di
     train, _ = open_splits(experiment)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    rates = {}
     try:
-        return {
-            name: _rate(eval_loader(train, experiment.replace(cache=name == "cache", workers=0)), images)
-            for name in ("PIL", "cache")
-        }
+        for name in ("PIL", "cache"):
+            loader = eval_loader(train, experiment.replace(cache=name == "cache", workers=0))
+            next(iter(loader))  # what is done once, such as filling the cache, is not timed
+            start = time.perf_counter()
+            seen = sum(len(batch) for batch, _ in islice(loader, math.ceil(images / loader.batch_size)))
+            rates[name] = seen / (time.perf_counter() - start)
     finally:
         torch.set_num_threads(threads)
-
-
-def _rate(loader, images):
-    next(iter(loader))  # what is done once, such as filling the cache, is not timed
-    start, seen = time.perf_counter(), 0
-    for batch, _ in loader:
-        seen += len(batch)
-        if seen >= images:
-            break
-    return seen / (time.perf_counter() - start)
+    return rates

@@ -14,34 +14,27 @@ from ..training import load_model
 WINDOW = 16  # pixels: the square around a part's point that counts as the part
 
 
-def pointing_game(maps: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Whether each map's (B, H, W) largest value lies in its box (B, 4): (B,) bool (Zhang et al. 2018, section 4.2)."""
-    maps = np.asarray(maps)
-    peak = maps.reshape(len(maps), -1).argmax(1)
-    return box_mask(boxes, maps.shape[1:]).reshape(len(maps), -1)[np.arange(len(maps)), peak]
-
-
-def energy_in_box(maps: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """The share of each map's (B, H, W) sum that lies in its box (B, 4): (B,) in 0..1 (Wang et al. 2020, section 4.2)."""
-    maps = np.asarray(maps, dtype=float)
-    total = maps.sum((1, 2))
-    return (maps * box_mask(boxes, maps.shape[1:])).sum((1, 2)) / np.where(total > 0, total, 1)
-
-
 def map_hits(maps: np.ndarray, boxes: np.ndarray, points: np.ndarray, discriminative: np.ndarray) -> pd.DataFrame:
     """How maps (B, H, W) lie on the birds: one row per image.
 
     boxes: (B, 4). points: (B, P, 2) x y of the parts in pixels, nan where one is not visible. discriminative: the same,
     nan also where a part does not set the class apart.
-    Columns: peak (whether the largest value lies in the box), box (share of the map in the box), part (share of what lies in
-    the box that lies in WINDOW-wide squares around the parts), discriminative (share of what lies around the parts that lies
-    around the discriminative ones), the last two nan where there is nothing to have a share of; box_chance, part_chance,
-    discriminative_chance: the same shares of an even map.
+    Columns: peak (whether the largest value lies in the box: the pointing game, Zhang et al. 2018, section 4.2), box (share
+    of the map in the box: Wang et al. 2020, section 4.2), part (share of what lies in the box that lies in WINDOW-wide
+    squares around the parts), discriminative (share of what lies around the parts that lies around the discriminative ones),
+    the last two nan where there is nothing to have a share of; box_chance, part_chance, discriminative_chance: the same
+    shares of an even map.
     """
-    size, bird = maps.shape[1:], box_mask(boxes, maps.shape[1:])
-    around, around_discriminative = (_windows(places, size) & bird for places in (points, discriminative))
-    maps = np.asarray(maps, dtype=float)
-    found = {"peak": pointing_game(maps, boxes), "box": energy_in_box(maps, boxes), "box_chance": bird.mean((1, 2))}
+    maps = maps.astype(float)
+    bird = box_mask(boxes, maps.shape[1:])
+    around, around_discriminative = (_windows(places, maps.shape[1:]) & bird for places in (points, discriminative))
+    peaks = maps.reshape(len(maps), -1).argmax(1)
+    total = maps.sum((1, 2))
+    found = {
+        "peak": bird.reshape(len(maps), -1)[np.arange(len(maps)), peaks],
+        "box": (maps * bird).sum((1, 2)) / np.where(total > 0, total, 1),
+        "box_chance": bird.mean((1, 2)),
+    }
     for name, part, whole in (("part", around, bird), ("discriminative", around_discriminative, around)):
         for column, values in ((name, maps), (f"{name}_chance", 1.0)):
             inside = (values * whole).sum((1, 2))
@@ -52,8 +45,9 @@ def map_hits(maps: np.ndarray, boxes: np.ndarray, points: np.ndarray, discrimina
 
 def _windows(points, size):
     """(B, H, W): what lies in a WINDOW-wide square around any of the points (B, P, 2)."""
-    corners = np.concatenate([np.nan_to_num(points, nan=-1e6) - WINDOW / 2, np.full_like(points, WINDOW)], -1)
-    return np.stack([box_mask(corners[:, p], size) for p in range(points.shape[1])]).any(0)
+    corners = np.nan_to_num(points, nan=-1e6) - WINDOW / 2
+    squares = np.concatenate([corners, np.full_like(points, WINDOW)], axis=-1)
+    return np.any([box_mask(squares[:, part], size) for part in range(points.shape[1])], axis=0)
 
 
 def selection_hits(parts: np.ndarray, patches: np.ndarray, boxes: np.ndarray, points: np.ndarray) -> pd.DataFrame:
@@ -65,15 +59,17 @@ def selection_hits(parts: np.ndarray, patches: np.ndarray, boxes: np.ndarray, po
     points, else 0; nan where there is none); bird_chance and part_chance: what as many different patches, drawn at random,
     would get.
     """
-    centre, corner, points = patches[:, :2] + patches[:, 2:] / 2, patches[:, None, :2], points[:, None]
-    low, high = boxes[:, None, :2], boxes[:, None, :2] + boxes[:, None, 2:]
+    corner, side = patches[:, :2], patches[:, 2:]
+    centre = corner + side / 2
+    low = boxes[:, None, :2]
+    high = low + boxes[:, None, 2:]
     on_bird = ((centre >= low) & (centre < high)).all(-1)  # (B, N)
-    offset = points - corner
-    on_part = ((offset >= 0) & (offset < patches[:, None, 2:])).all(-1).any(-1)  # (B, N)
+    offset = points[:, None] - corner[:, None]  # (B, N, P, 2)
+    on_part = ((offset >= 0) & (offset < side[:, None])).all(-1).any(-1)  # (B, N)
     bird, part = (np.take_along_axis(truth, parts, axis=1) for truth in (on_bird, on_part))
-    different = np.array([len(set(row)) for row in parts.tolist()])
+    different = [len(set(row)) for row in parts.tolist()]
     missed = hypergeom.pmf(0, len(patches), on_part.sum(1), different)
-    visible = ~np.isnan(points).any(-1).all((1, 2))
+    visible = ~np.isnan(points).any(-1).all(1)
     return pd.DataFrame({
         "bird": bird.mean(1), "part": np.where(visible, part.any(1), np.nan),
         "bird_chance": on_bird.mean(1), "part_chance": np.where(visible, 1 - missed, np.nan),

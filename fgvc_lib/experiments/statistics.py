@@ -1,6 +1,5 @@
 """Intervals and tests."""
 
-from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -16,12 +15,11 @@ CHUNK = 1_000_000  # numbers that the bootstrap multiplies at a time
 KEPT = 20_000_000  # draws, one byte each, that it keeps for the next values of the same shape
 
 
-def wilson(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The Wilson score interval of a proportion: (low, high) in 0..1. Raises DataError if there is nothing to count."""
+def wilson(correct: int, total: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a proportion: (low, high) in 0..1. Raises DataError if there is nothing to count."""
     if not total:
         raise DataError("an accuracy over no test images has no interval: name a data set with a test split")
-    interval = binomtest(int(correct), int(total)).proportion_ci(confidence, method="wilson")
-    return interval.low, interval.high
+    return tuple(binomtest(int(correct), int(total)).proportion_ci(method="wilson"))
 
 
 def mcnemar(one: Run, other: Run) -> float:
@@ -29,11 +27,11 @@ def mcnemar(one: Run, other: Run) -> float:
 
     Raises DataError if the runs were not tested on the same images.
     """
-    if sorted(one.correct.index) != sorted(other.correct.index):
+    a, b = one.correct.sort_index(), other.correct.sort_index()
+    if not a.index.equals(b.index):
         raise DataError(f"{one.folder} and {other.folder} were not tested on the same images: train both on the same data")
-    a, b = one.correct, other.correct.reindex(one.correct.index)
-    only_one, only_other = int((a & ~b).sum()), int((b & ~a).sum())
-    return binomtest(only_one, only_one + only_other).pvalue if only_one + only_other else 1.0
+    only_one, either = int((a & ~b).sum()), int((a ^ b).sum())
+    return binomtest(only_one, either).pvalue if either else 1.0
 
 
 def expected_calibration_error(predictions: pd.DataFrame, bins: int = 15) -> float:
@@ -44,20 +42,20 @@ def expected_calibration_error(predictions: pd.DataFrame, bins: int = 15) -> flo
     return float(gap.groupby(place).sum().abs().sum() / len(gap))
 
 
-def bootstrap(values: np.ndarray, rounds: int = 10_000, seed: int = 0) -> np.ndarray:
+def bootstrap(values: np.ndarray, rounds: int = 10_000) -> np.ndarray:
     """Means (rounds,) of values (S seeds, n images), both seeds and images drawn anew with replacement in each round."""
     seeds, images = values.shape
-    draw = _kept_draws if rounds * images <= KEPT else _draws
+    draws = _kept_draws if rounds * images <= KEPT else _draws
     means = [
         np.einsum("rn,rn->r", (drawn_seeds / seeds) @ values, drawn_images.astype(float) / images)
-        for drawn_seeds, drawn_images in draw(seeds, images, rounds, seed)
+        for drawn_seeds, drawn_images in draws(seeds, images, rounds)
     ]
     return np.concatenate(means)
 
 
-def _draws(seeds, images, rounds, seed) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _draws(seeds, images, rounds):
     """How often each seed (r, S) and each image (r, n) is drawn, some rounds at a time."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     drawn_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), rounds)
     step = max(1, CHUNK // images)
     for some in np.split(drawn_seeds, range(step, rounds, step)):
@@ -66,8 +64,8 @@ def _draws(seeds, images, rounds, seed) -> Iterator[tuple[np.ndarray, np.ndarray
 
 
 @lru_cache(4)
-def _kept_draws(*arguments):
-    return list(_draws(*arguments))
+def _kept_draws(*shape):
+    return list(_draws(*shape))
 
 
 def values_of(records: pd.DataFrame, key: str, column: str = "correct") -> pd.DataFrame:

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from ..config import PROFILES, Experiment
-from ..errors import ConfigError
 
 REFERENCE = "vit_overlap"  # the ViT without part selection, which all others are compared with
 FOUR = ("psm_add", "psm_matmul", "psm_lastlayer", "psm_mul")  # the course report's fusions
@@ -50,52 +49,46 @@ class Variant:
 
     def changed(self, change: str, against: str | None = None, **fields) -> "Variant":
         """This variant with some fields of its experiment changed, which is called `change`, one of CHANGES."""
-        return replace(
-            self, key=f"{self.key}_{change}", experiment=self.experiment.replace(**fields),
-            changes=(*self.changes, change), against=against,
-        )  # fmt: skip
+        experiment, changes = self.experiment.replace(**fields), (*self.changes, change)
+        return replace(self, key=f"{self.key}_{change}", experiment=experiment, changes=changes, against=against)
 
 
 def report_variants(base: Experiment) -> dict[str, Variant]:
     """The nine variants that the notebooks train, by key, all under the settings of `base`."""
+    cnn = Variant("resnet18", "ResNet-18", "cnn", base.replace(model="resnet18", weights=CNN_WEIGHTS.get(base.weights, "")))
     vit = Variant("vit", "ViT", "vit", base)
     overlap = vit.changed("overlap", stride=12)
-    psm = {rule: _select(overlap, rule) for rule in ("add", "matmul", "lastlayer", "mul")}
-    mul = psm["mul"] = replace(psm["mul"], against="psm_random")
-    cnn = Variant("resnet18", "ResNet-18", "cnn", base.replace(model="resnet18", weights=CNN_WEIGHTS.get(base.weights, "")))
-    return _by_key(
-        cnn, vit, overlap, *psm.values(),
-        mul.changed("contrastive", "psm_mul", contrastive=True), mul.changed("flatten", "psm_mul", head="flatten"),
-    )  # fmt: skip
+    add, matmul, lastlayer, mul = (_select(overlap, rule) for rule in ("add", "matmul", "lastlayer", "mul"))
+    mul = replace(mul, against="psm_random")
+    contrastive = mul.changed("contrastive", mul.key, contrastive=True)
+    flatten = mul.changed("flatten", mul.key, head="flatten")
+    return _by_key(cnn, vit, overlap, add, matmul, lastlayer, mul, contrastive, flatten)
 
 
 def ablation_variants(base: Experiment) -> dict[str, Variant]:
     """The whole grid by key: the report's own variants, and what it leaves open, each one change away from another."""
     found = report_variants(base)
-    cnn, overlap, mul = found["resnet18"], found["vit_overlap"], found["psm_mul"]
-    lite = cnn.experiment.replace(model="efficientnet_lite0", weights="imagenet")
-    size = base.image_size + 48  # and resized so that the view stays the same
-    sweeps = {
-        "larger_image": {"image_size": size, "resize_size": base.resize_size * size // base.image_size // 2 * 2},
-        "larger_batch": {
-            "batch_size": 4 * base.batch_size, "steps": base.steps // 4, "warmup_steps": base.warmup_steps // 4,
-        },
-        "longer": {
-            "steps": 4 * base.steps, "warmup_steps": 4 * base.warmup_steps, "checkpoint_every": 4 * base.checkpoint_every,
-        },
-    }  # fmt: skip
-    return found | _by_key(
+    overlap, mul = found[REFERENCE], found["psm_mul"]
+    lite = found["resnet18"].experiment.replace(model="efficientnet_lite0", weights="imagenet")
+    more = [
         Variant("efficientnet_lite0", "EfficientNet-Lite0", "cnn", lite),
         *(_select(overlap, rule) for rule in ("rollout", "lowrank", "maws")),
         replace(_select(overlap, "random"), family="control"),
-        mul.changed("last_layer_fresh", "psm_mul", init_last_block=True),
-        mul.changed("top2", "psm_mul", top_k=2),
-        *(
-            variant.changed(change, f"{REFERENCE}_{change}" if variant is mul else None, **fields)
-            for change, fields in sweeps.items()
-            for variant in (overlap, mul)
-        ),
-    )
+        mul.changed("last_layer_fresh", mul.key, init_last_block=True),
+        mul.changed("top2", mul.key, top_k=2),
+    ]
+    size = base.image_size + 48
+    resize = base.resize_size * size // base.image_size // 2 * 2  # so that the view stays the same
+    steps, warmup, every = base.steps, base.warmup_steps, base.checkpoint_every
+    sweeps = {
+        "larger_image": {"image_size": size, "resize_size": resize},
+        "larger_batch": {"batch_size": 4 * base.batch_size, "steps": steps // 4, "warmup_steps": warmup // 4},
+        "longer": {"steps": 4 * steps, "warmup_steps": 4 * warmup, "checkpoint_every": 4 * every},
+    }
+    for change, fields in sweeps.items():
+        plain = overlap.changed(change, **fields)
+        more += [plain, mul.changed(change, plain.key, **fields)]
+    return found | _by_key(*more)
 
 
 def photo_variants(base: Experiment) -> dict[str, Variant]:
@@ -103,9 +96,10 @@ def photo_variants(base: Experiment) -> dict[str, Variant]:
     ImageNet behind it, each from its pre-trained weights and from scratch."""
     longer = base.replace(steps=4 * base.steps, warmup_steps=2 * base.warmup_steps, checkpoint_every=4 * base.steps)
     grid = ablation_variants(longer)
-    found = _by_key(*(replace(grid[key], against=None) for key in ("resnet18", REFERENCE, *FOUR, "efficientnet_lite0")))
-    held = {"psm_mul": f"{REFERENCE}_scratch"}
-    return found | _by_key(*(one.changed("scratch", held.get(one.key), weights="") for one in found.values()))
+    pretrained = [replace(grid[key], against=None) for key in ("resnet18", REFERENCE, *FOUR, "efficientnet_lite0")]
+    scratch = _by_key(*(one.changed("scratch", weights="") for one in pretrained))
+    scratch["psm_mul_scratch"] = replace(scratch["psm_mul_scratch"], against=f"{REFERENCE}_scratch")
+    return _by_key(*pretrained) | scratch
 
 
 @cache
@@ -116,19 +110,11 @@ def known_variants() -> dict[str, Variant]:
 
 def title_of(key: str) -> str:
     """The variant's title; a key that no grid has is shown as it is."""
-    return known_variants()[key].title if key in known_variants() else key
-
-
-def named(variants: dict[str, Variant], name: str) -> Variant:
-    """The variant of that key or title. Raises ConfigError, listing the titles, where there is none."""
-    for variant in variants.values():
-        if name in (variant.key, variant.title):
-            return variant
-    raise ConfigError(f"no variant {name!r}: choose one of {'; '.join(one.title for one in variants.values())}")
+    known = known_variants()
+    return known[key].title if key in known else key
 
 
 def _select(vit, rule):
-    """The ViT with part selection by a rule."""
     return Variant(f"psm_{rule}", f"PSM {rule}", "psm", vit.experiment.replace(fusion=rule))
 
 

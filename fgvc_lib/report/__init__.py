@@ -2,5 +2,3 @@
 
 Import from the modules: `plots` and `build` take seconds to load, and few callers need both.
 """
-
-__all__ = ["build", "claims", "plots", "results", "site", "tables", "words"]

@@ -37,12 +37,11 @@ def build_report() -> Path:
     experiment = active_experiment()
     built_in = experiment.profile == "quick" and not os.environ.get("DATA")
     open_splits(experiment)  # what is wrong with the data is said before a kernel starts
-    folder, source = project_path("build/report"), project_path("notebooks")
+    source, folder, new = map(project_path, ("notebooks", "build/report", "build/report.new"))
     notebooks = {path: nbformat.read(path, as_version=4) for path in sorted(source.glob("[0-9]*.ipynb"))}
     if not notebooks:
         raise ReportError(f"no notebooks in {source}: run this in the project's folder")
-    new = folder.with_name("report.new")  # the last report stays until this one is whole
-    shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(new, ignore_errors=True)  # the last report stays until the new one is whole
     os.environ["FIGURES"] = str(project_path("figures") if built_in else new / "figures")
 
     expected = sum(_expected_seconds(cell) for notebook in notebooks.values() for cell in notebook.cells)
@@ -73,41 +72,39 @@ def _write_results(records):
 
 def _execute(path, notebook, bar):
     code = [index for index, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
-    seconds = {index: _expected_seconds(notebook.cells[index]) for index in code}
-    running = None
+    seconds = [_expected_seconds(cell) for cell in notebook.cells]
+    where, source = "before its first cell", ""
     for index in code:  # what the last run left says nothing about this one
         notebook.cells[index].update(outputs=[], execution_count=None)
 
-    def where():
-        return "before its first cell" if running is None else f"cell {code.index(running) + 1} of {len(code)}"
-
     def started(cell, cell_index):
-        nonlocal running
-        running = cell_index
-        bar.set_description(f"{path.stem}, {where()}")
+        nonlocal where, source
+        where, source = f"cell {code.index(cell_index) + 1} of {len(code)}", cell.source
+        bar.set_description(f"{path.stem}, {where}")
 
     client = NotebookClient(
-        notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}},
-        coalesce_streams=True, store_widget_state=False, on_cell_execute=started,
-        on_cell_complete=lambda cell, cell_index: bar.update(seconds.get(cell_index, 0)),
-    )  # fmt: skip
+        notebook,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+        coalesce_streams=True,
+        store_widget_state=False,
+        on_cell_execute=started,
+        on_cell_complete=lambda cell, cell_index: bar.update(seconds[cell_index]),
+    )
     try:
         client.execute()
     except CellExecutionError as error:
-        message = f"{path.name}, {where()} failed: {error.ename}: {error.evalue}"
-        raise ReportError(f"{message}\n--- the cell ---\n{notebook.cells[running].source}") from error
+        message = f"{path.name}, {where} failed: {error.ename}: {error.evalue}"
+        raise ReportError(f"{message}\n--- the cell ---\n{source}") from error
     except DeadKernelError as error:
-        reason = "Python was ended, most likely for want of memory; call it again"
-        raise ReportError(f"{path.name}, {where()}: {reason}") from error
+        message = f"{path.name}, {where}: Python was ended, most likely for want of memory; call it again"
+        raise ReportError(message) from error
 
 
 def _expected_seconds(cell):
-    """How long a code cell took when it last ran, from the times nbclient keeps in it; a second if it never did."""
-    if cell.cell_type != "code":
-        return 0.0
+    """How long a cell took when it last ran, from the times that nbclient keeps in it; a second if it never did."""
     times = cell.metadata.get("execution", {})
-    try:
-        start, end = (datetime.datetime.fromisoformat(times[key]) for key in ("iopub.execute_input", "shell.execute_reply"))
-    except (KeyError, ValueError):
-        return 1.0
+    if not {"iopub.execute_input", "shell.execute_reply"} <= times.keys():
+        return float(cell.cell_type == "code")
+    start, end = (datetime.datetime.fromisoformat(times[key]) for key in ("iopub.execute_input", "shell.execute_reply"))
     return max(0.1, (end - start).total_seconds())

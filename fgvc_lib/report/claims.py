@@ -16,6 +16,10 @@ def claims(records: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
     intervals; verdict: confirmed, contradicted, or cannot_tell, where the interval holds zero (for the best of four: where
     Holm's p is not below 0.05 for all), or by_design. Raises DataError, naming it, for a variant that the records lack.
     """
+    time, shortest, longest = cost[cost["row"] == "mul"].iloc[-1][["train_ratio", "train_low", "train_high"]]
+    share, even = (values_of(records, "resnet18", f"map_discriminative{end}") for end in ("", "_chance"))
+    more, least, most = interval(share - even)
+    gradient = ("gradient", more, least, most, interval(share)[0], interval(even)[0])
     found = {
         "cnn_below_70": ([("accuracy", *interval(values_of(records, "resnet18")))], "by_design"),
         "vit_beats_cnn": _against(records, REFERENCE, "resnet18"),
@@ -23,42 +27,31 @@ def claims(records: pd.DataFrame, cost: pd.DataFrame) -> pd.DataFrame:
         "selection_helps": _against(records, "psm_mul", REFERENCE),
         "mul_is_best": _best(records, "psm_mul"),
         "contrastive_hurts": _against(records, "psm_mul_contrastive", "psm_mul", wanted=-1),
-        "selection_is_faster": _faster(cost),
-        "cnn_misses_details": _misses_details(records, "resnet18"),
+        "selection_is_faster": ([("time", time, shortest, longest)], _verdict(shortest - 1, longest - 1, wanted=-1)),
+        "cnn_misses_details": ([gradient], _verdict(least, most, wanted=-1)),
     }
     return pd.DataFrame.from_dict(found, orient="index", columns=["measured", "verdict"])
 
 
-def _verdict(low, high):
-    return "confirmed" if low > 0 else "contradicted" if high < 0 else "cannot_tell"
+def _verdict(low, high, wanted=1):
+    """wanted: the sign that the claim asserts."""
+    if low > 0 or high < 0:
+        return "confirmed" if wanted * low > 0 else "contradicted"
+    return "cannot_tell"
 
 
 def _against(records, one, other, wanted=1):
-    """wanted: the sign of the difference that the claim asserts."""
     difference, low, high, _ = paired(records, one, other).values()
-    verdict = _verdict(*sorted((wanted * low, wanted * high)))
-    return [("difference", difference, low, high, one, other)], verdict
+    return [("difference", difference, low, high, one, other)], _verdict(low, high, wanted)
 
 
 def _best(records, one):
     rest = pd.DataFrame({other: paired(records, one, other) for other in FOUR if other != one}).T
-    clear = holm(rest["p"]) < 0.05
     measured = [("other", *row[["difference", "low", "high"]], one, other) for other, row in rest.iterrows()]
-    if (clear & (rest["difference"] < 0)).any():
+    clear = rest.loc[holm(rest["p"]) < 0.05, "difference"]
+    if (clear < 0).any():
         return measured, "contradicted"
-    return measured, "confirmed" if (clear & (rest["difference"] > 0)).all() else "cannot_tell"
-
-
-def _faster(cost):
-    ratio, low, high = cost[cost["row"] == "mul"].iloc[-1][["train_ratio", "train_low", "train_high"]]
-    return [("time", ratio, low, high)], _verdict(1 - high, 1 - low)
-
-
-def _misses_details(records, one):
-    share, even = (values_of(records, one, f"map_discriminative{end}") for end in ("", "_chance"))
-    difference, low, high = interval(share - even)
-    measured = [("gradient", difference, low, high, interval(share)[0], interval(even)[0])]
-    return measured, _verdict(-high, -low)
+    return measured, "confirmed" if len(clear) == len(rest) else "cannot_tell"
 
 
 def controls(records: pd.DataFrame) -> pd.DataFrame:
@@ -86,10 +79,10 @@ def selections(records: pd.DataFrame) -> pd.DataFrame:
     """
     if "selected_part" not in records:
         return pd.DataFrame()
-    selecting = records["variant"].isin(records.loc[records["selected_part"].notna(), "variant"])
-    names = ("selected_bird", "selected_bird_chance", "selected_part", "selected_part_chance")
-    table = _means(records[selecting], names)
-    return table.join(pd.DataFrame({key: _named("gain", _gain(records, key)) for key in table.index}).T)
+    selecting = records.loc[records["selected_part"].notna(), "variant"].unique()
+    columns = ("selected_bird", "selected_bird_chance", "selected_part", "selected_part_chance")
+    gains = pd.DataFrame({key: _gain(records, key) for key in selecting}, index=["gain", "gain_low", "gain_high"])
+    return _means(records, selecting, columns).join(gains.T)
 
 
 def _gain(records, key):
@@ -111,20 +104,16 @@ def gradients(records: pd.DataFrame) -> pd.DataFrame:
     _chance, that of an even map.
     """
     shares = ("map_box", "map_part", "map_discriminative")
-    return _means(records, ("map_peak", *shares, *(f"{share}_chance" for share in shares)))
+    return _means(records, records["variant"].unique(), ("map_peak", *shares, *(f"{share}_chance" for share in shares)))
 
 
-def _means(records, columns):
+def _means(records, keys, columns):
     """The mean of each column with its interval, one row per variant."""
-    found = {key: {} for key in records["variant"].unique()}
-    for key, means in found.items():
+    found = {key: {} for key in keys}
+    for key, row in found.items():
         for column in columns:
-            means |= _named(column, interval(values_of(records, key, column)))
+            row[column], row[f"{column}_low"], row[f"{column}_high"] = interval(values_of(records, key, column))
     return pd.DataFrame.from_dict(found, orient="index")
-
-
-def _named(name, estimate):
-    return dict(zip((name, f"{name}_low", f"{name}_high"), estimate, strict=True))
 
 
 def pretraining(records: pd.DataFrame) -> pd.DataFrame:
@@ -134,7 +123,9 @@ def pretraining(records: pd.DataFrame) -> pd.DataFrame:
     """
     there, found = list(records["variant"].unique()), {}
     for key in there:
-        if (scratch := f"{key}_scratch") in there:
-            found[key] = _named("pretrained", interval(values_of(records, key)))
-            found[key] |= _named("scratch", interval(values_of(records, scratch))) | paired(records, key, scratch)
-    return pd.DataFrame.from_dict(found, orient="index")
+        scratch = f"{key}_scratch"
+        if scratch in there:
+            accuracies = interval(values_of(records, key)), interval(values_of(records, scratch))
+            found[key] = (*accuracies[0], *accuracies[1], *paired(records, key, scratch).values())
+    means = [f"{name}{end}" for name in ("pretrained", "scratch") for end in ("", "_low", "_high")]
+    return pd.DataFrame.from_dict(found, orient="index", columns=[*means, "difference", "low", "high", "p"])

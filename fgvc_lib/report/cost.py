@@ -46,14 +46,17 @@ def measure_cost(setting: BenchSetting, quick: bool = False, json: Path | None =
 
 def cost_table(table: pd.DataFrame) -> pd.DataFrame:
     """The table of `bench.measure` as text; ratios are to the plain ViT of the same size."""
-    text = pd.DataFrame({
-        "pixels": table["size"], "patches": table["patches"], "model": table["row"],
-        "training step": table["train_ratio"].map("{:.2f}".format),
-        "95 % interval": table["train_low"].map("{:.2f} – ".format) + table["train_high"].map("{:.2f}".format),
-        "inference": table["infer_ratio"].map("{:.2f}".format), "memory, MB": table["memory_mb"].map("{:,.0f}".format),
-        "images/s": table["images_s"].map("{:.2f}".format),
-    })  # fmt: skip
-    failed = table["problem"] != ""
-    text.loc[failed, "training step"] = table.loc[failed, "problem"]
-    text.loc[failed, ["95 % interval", "inference", "memory, MB", "images/s"]] = "–"
-    return text.set_index(["pixels", "patches", "model"])
+    formats = {
+        "training step": "{train_ratio:.2f}",
+        "95 % interval": "{train_low:.2f} – {train_high:.2f}",
+        "inference": "{infer_ratio:.2f}",
+        "memory, MB": "{memory_mb:,.0f}",
+        "images/s": "{images_s:.2f}",
+    }
+    places = pd.MultiIndex.from_frame(table[["size", "patches", "row"]], names=["pixels", "patches", "model"])
+    text = pd.DataFrame(index=places)
+    for column, cell in formats.items():
+        text[column] = ["–" if row["problem"] else cell.format_map(row) for row in table.to_dict("records")]
+    failed = (table["problem"] != "").to_numpy()
+    text.loc[failed, "training step"] = table.loc[failed, "problem"].to_numpy()
+    return text

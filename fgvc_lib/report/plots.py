@@ -1,4 +1,4 @@
-"""Every figure of the report: each function returns a matplotlib Figure, `show` keeps it as a file.
+"""Every figure of the report, those of pictures first: each function returns a matplotlib Figure, `show` keeps it as a file.
 
 Tables and dictionaries are keyed by variants' keys; figures show their titles, in the colour of their family or rule.
 """
@@ -6,7 +6,7 @@ Tables and dictionaries are keyed by variants' keys; figures show their titles, 
 import io
 import textwrap
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, product
 from typing import TYPE_CHECKING
 
 import matplotlib
@@ -21,7 +21,7 @@ from ..app.pictures import COLOURS, SIZE, heat, marked, overlay, photograph
 from ..config import figures_folder
 from ..datasets.geometry import patch_boxes
 from ..experiments.variants import known_variants, title_of
-from ..files import write_whole
+from ..files import whole_file, write_whole
 
 if TYPE_CHECKING:
     import IPython
@@ -34,7 +34,7 @@ LOOKS = {
     "mul": (GREEN, "D"), "rollout": (SKY, "v"), "lowrank": (ROSE, "P"), "maws": (YELLOW, "X"), "random": (GREY, "*"),
 }  # fmt: skip
 UNKNOWN = "black"  # what is no variant of the report
-DPI = 90
+BESIDE = {"frameon": False, "loc": "center left", "bbox_to_anchor": (1, 0.5)}  # a legend to the right of its axes
 
 
 def show(figure: Figure, name: str, alt: str) -> "IPython.display.Image":
@@ -42,24 +42,20 @@ def show(figure: Figure, name: str, alt: str) -> "IPython.display.Image":
     with `alt` as its text alternative."""
     from IPython.display import Image as Shown  # only notebooks need it
 
-    data, drawing = png(figure), io.BytesIO()
-    write_whole(figures_folder() / f"{name}.png", data)
+    data, folder = png(figure), figures_folder()
+    write_whole(folder / f"{name}.png", data)
     if not any(axis.images for axis in figure.axes):  # photographs do not grow sharper
-        with matplotlib.rc_context({"svg.hashsalt": name}):  # the same drawing, the same file
-            figure.savefig(drawing, format="svg", metadata={"Date": None, "Title": alt})
-        write_whole(figures_folder() / f"{name}.svg", drawing.getvalue())
+        with matplotlib.rc_context({"svg.hashsalt": name}), whole_file(folder / f"{name}.svg") as file:  # always the same
+            figure.savefig(file, format="svg", metadata={"Date": None, "Title": alt})
     return Shown(data, alt=alt)
 
 
 def png(figure: Figure) -> bytes:
     """A figure as the bytes of a PNG file with a palette of 256 colours, a third of the size without one."""
     buffer, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(buffer, dpi=DPI)
+    figure.savefig(buffer, dpi=90)
     Image.open(buffer).convert("RGB").quantize().save(small, "png", optimize=True)
     return small.getvalue()
-
-
-# Photographs and maps
 
 
 def image_grid(pictures: Sequence, titles: Sequence[str], columns: int = 6, marks: Sequence = ()) -> Figure:
@@ -69,8 +65,8 @@ def image_grid(pictures: Sequence, titles: Sequence[str], columns: int = 6, mark
         axis.imshow(picture)
         axis.set_title(title, fontsize=9)
     for axis, points in zip(axes.flat, marks, strict=False):
-        axis.scatter(*np.reshape(points, (-1, 2)).T, s=420, facecolors="none", edgecolors="black", linewidths=3)
-        axis.scatter(*np.reshape(points, (-1, 2)).T, s=420, facecolors="none", edgecolors="white", linewidths=1.5)
+        for colour, width in (("black", 3), ("white", 1.5)):
+            axis.scatter(*np.reshape(points, (-1, 2)).T, s=420, facecolors="none", edgecolors=colour, linewidths=width)
     return figure
 
 
@@ -107,7 +103,7 @@ def position_similarity(pos_embed: torch.Tensor, grid: tuple[int, int]) -> Figur
     maps = (patches @ patches.T).numpy().reshape(-1, *grid)
     chosen = np.linspace(0, grid[0] - 1, 4).round().astype(int)
     figure, axes = _panels(4, 4, size=1.3)
-    for axis, (row, column) in zip(axes.flat, ((r, c) for r in chosen for c in chosen), strict=True):
+    for axis, (row, column) in zip(axes.flat, product(chosen, chosen), strict=True):
         image = axis.imshow(maps[row * grid[1] + column], cmap="viridis", vmin=-1, vmax=1)
         axis.plot(column, row, "x", color="white", markersize=6, markeredgewidth=2)
     figure.colorbar(image, ax=axes, label="cosine similarity", shrink=0.6)
@@ -118,10 +114,9 @@ def attention_maps(
     pictures: Sequence, maps: np.ndarray, titles: Sequence[str], rows: Sequence[str], patch_size: int, stride: int
 ) -> Figure:
     """R pictures, one per row, and over them maps (R, M, rows, cols) of patch weights, each scaled to its own maximum."""
-    shown = [
-        [photograph(picture), *(overlay(picture, weights, patch_size, stride) for weights in row)]
-        for picture, row in zip(pictures, maps, strict=True)
-    ]
+    shown = []
+    for picture, row in zip(pictures, maps, strict=True):
+        shown.append([photograph(picture), *(overlay(picture, weights, patch_size, stride) for weights in row)])
     return _grid(shown, ("picture", *titles), rows, size=1.5)[0]
 
 
@@ -129,13 +124,8 @@ def selected_patches(
     pictures: Sequence, parts: np.ndarray, titles: Sequence[str], columns: int, patch_size: int, stride: int
 ) -> Figure:
     """Pictures with the patches (B, K) that were selected, numbered and coloured by head; columns: of the patch grid."""
-    return image_grid(
-        [marked(picture, chosen, columns, patch_size, stride) for picture, chosen in zip(pictures, parts, strict=True)],
-        titles, min(6, len(pictures)),
-    )  # fmt: skip
-
-
-# Numbers
+    framed = [marked(picture, some, columns, patch_size, stride) for picture, some in zip(pictures, parts, strict=True)]
+    return image_grid(framed, titles, min(6, len(pictures)))
 
 
 def shares(values: dict[str, np.ndarray], xlabel: str) -> Figure:
@@ -152,15 +142,15 @@ def shares(values: dict[str, np.ndarray], xlabel: str) -> Figure:
 def learning_curves(metrics: dict[str, pd.DataFrame]) -> Figure:
     """Training loss and accuracy against the step, one line per variant's `Run.metrics`; dots: on the test images."""
     figure, axes = _axes(10, 3.8, columns=2)
-    for (key, frame), style in zip(metrics.items(), _styles(metrics), strict=True):
-        line = style | {"marker": ""}
+    for key, style in _styles(metrics).items():
+        frame, line = metrics[key], style | {"marker": ""}
         axes[0].plot(frame["step"], frame["loss"].rolling(3, 1).mean(), **line)
         axes[1].plot(frame["step"], frame["accuracy"].rolling(3, 1).mean(), label=title_of(key), **line)
         tested = frame.dropna(subset="test_accuracy")
         axes[1].plot(tested["step"], tested["test_accuracy"], "o", color=style["color"], markeredgecolor="white")
     axes[0].set(xlabel="step", ylabel="training loss (mean of 3 log lines)")
     axes[1].set(xlabel="step", ylabel="accuracy: line training, dots test", ylim=(0, None))
-    _legend_beside(axes[1])
+    axes[1].legend(**BESIDE)
     return figure
 
 
@@ -175,8 +165,8 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
         axis.text(high + 0.01, place, f"{accuracy:.1%}", va="center", fontsize=9)
     kind, seeds = ("bootstrap", int(table["seeds"].max())) if "seeds" in table else ("Wilson", 1)
     count = f"{int(table['images'].max()):,} test images, {seeds} seed{'s' * (seeds > 1)}"
-    right = min(1.1, table["high"].max() + 0.12)
-    axis.set(xlabel=f"test accuracy, 95 % {kind} interval, {count}", xlim=(0, right))
+    axis.set_xlabel(f"test accuracy, 95 % {kind} interval, {count}")
+    axis.set_xlim(0, min(1.1, table["high"].max() + 0.12))
     axis.grid(axis="y", visible=False)
     return figure
 
@@ -193,16 +183,15 @@ def differences(table: pd.DataFrame, reference: str) -> Figure:
     axis.axvline(0, color="black", linewidth=1)
     axis.set_yticks(range(len(table)), [title_of(key) for key in table.index])
     counts = f"{int(table['seeds'].max())} seeds x {int(table['images'].max()):,} images"
-    label = f"points more than {title_of(reference)}, 95 % interval, {counts}; filled: p < 0.05 (Holm)"
-    axis.set_xlabel(label, fontsize=9)
+    axis.set_xlabel(f"points more than {title_of(reference)}, 95 % interval, {counts}; filled: p < 0.05 (Holm)", fontsize=9)
     return figure
 
 
 def robustness(table: pd.DataFrame) -> Figure:
     """Accuracy under attack: columns variant, epsilon (grey levels), accuracy, low, high; one line per variant."""
     figure, (axis,) = _axes(7.5, 3.8)
-    groups = dict(list(table.groupby("variant", sort=False)))
-    for (key, frame), style in zip(groups.items(), _styles(groups), strict=True):
+    for key, style in _styles(table["variant"].unique()).items():
+        frame = table[table["variant"] == key]
         axis.plot(frame["epsilon"], frame["accuracy"], label=title_of(key), **style)
         axis.fill_between(frame["epsilon"], frame["low"], frame["high"], color=style["color"], alpha=0.18, linewidth=0)
     axis.set(xlabel="epsilon, grey levels of 255", ylabel="test accuracy, 95 % interval", ylim=(0, None))
@@ -221,10 +210,9 @@ def hit_rates(table: pd.DataFrame, chance: pd.DataFrame) -> Figure:
         axis.bar(middle, column, 0.92 * width, label=rule, color=LOOKS[rule][0])
         label = "chance" if place == 0 else None
         axis.hlines(chance[rule], middle - width / 2, middle + width / 2, color="black", linewidth=2, label=label)
-    axis.set(ylabel="share", ylim=(0, 1))
-    axis.set_xticks(x, table.index)
+    axis.set(xticks=x, xticklabels=table.index, ylabel="share", ylim=(0, 1))
     axis.grid(axis="x", visible=False)
-    _legend_beside(axis)
+    axis.legend(**BESIDE)
     return figure
 
 
@@ -246,27 +234,20 @@ def cost(table: pd.DataFrame, floor: float) -> Figure:
     sizes = table.drop_duplicates("patches")
     labels = [f"{patches:,}\n{size} px" for patches, size in zip(sizes["patches"], sizes["size"], strict=True)]
     for axis in axes:
-        axis.set_xticks(sizes["patches"], labels)
-        axis.set(xlabel="patches", ylim=(0, None))
+        axis.set(xticks=sizes["patches"], xticklabels=labels, xlabel="patches", ylim=(0, None))
     axes[0].set(ylabel="time of a training step / plain ViT", yscale="log", ylim=(0.7, None))
-    axes[0].set_yticks([0.7, 0.8, 0.9, 1, 1.5, 2, 3], [0.7, 0.8, 0.9, 1, 1.5, 2, 3], minor=False)
+    axes[0].set_yticks([0.7, 0.8, 0.9, 1, 1.5, 2, 3], [0.7, 0.8, 0.9, 1, 1.5, 2, 3])
     axes[0].minorticks_off()
     axes[1].set(ylabel="peak memory of a training step, GB")
-    _legend_beside(axes[1])
+    axes[1].legend(**BESIDE)
     return figure
-
-
-# What they share
 
 
 def _panels(rows, columns, size=1.9, ratio=1.0):
     """A figure of rows x columns square panels without axes -> figure, axes (rows, columns)."""
     figure = Figure(figsize=(columns * size, rows * size * ratio), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-    return figure, axes
+    bare = {"xticks": [], "yticks": [], "frame_on": False}
+    return figure, figure.subplots(rows, columns, squeeze=False, subplot_kw=bare)
 
 
 def _grid(pictures, titles, rows, size):
@@ -291,26 +272,23 @@ def _axes(width=7.5, height=3.6, columns=1):
     return figure, axes
 
 
-def _legend_beside(axis):
-    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-
-
 def _box(box, linewidth=1.5):
     # imshow puts a pixel's centre on its index, so the picture's edge is at -0.5
     return Rectangle(np.asarray(box[:2]) - 0.5, *box[2:], fill=False, edgecolor="white", linewidth=linewidth)
 
 
 def _family_colour(key):
-    variant = known_variants().get(key)
-    return FAMILIES[variant.family] if variant else UNKNOWN
+    return FAMILIES[known_variants()[key].family] if key in known_variants() else UNKNOWN
 
 
 def _styles(keys):
-    """Colour, marker and line of each variant; those of one rule differ in their lines."""
-    seen = []
+    """Colour, marker and line of each variant, by key; those of one rule differ in their lines."""
+    styles, looks = {}, []
     for key in keys:
         variant = known_variants().get(key)
-        look = (variant.experiment.fusion or variant.family) if variant else None
+        look = variant and (variant.experiment.fusion or variant.family)
         colour, marker = LOOKS.get(look, (UNKNOWN, "o"))
-        yield {"color": colour, "marker": marker, "linestyle": ("-", "--", ":", "-.")[seen.count(look) % 4]}
-        seen.append(look)
+        line = ("-", "--", ":", "-.")[looks.count(look) % 4]
+        styles[key] = {"color": colour, "marker": marker, "linestyle": line}
+        looks.append(look)
+    return styles

@@ -9,7 +9,7 @@ from ..experiments.statistics import summary
 from ..experiments.variants import REFERENCE
 from .claims import claims, controls, gradients, pretraining, selections
 from .tables import markdown, readable
-from .words import template, words_in
+from .words import Words, template
 
 # Language: the file in the project.
 PAGES = {"en": "RESULTS.md", "zh-CN": "RESULTS.zh-CN.md"}
@@ -20,32 +20,25 @@ def results_pages(records: pd.DataFrame, photos: pd.DataFrame, cost: pd.DataFram
 
     records, photos: from `ablation.read_records`, on the built-in birds and on photographs. cost: see `claims`.
     """
-    whole, of_photos = summary(records, REFERENCE), summary(photos, REFERENCE)
-    tables = {
-        "claims": (claims(records, cost), "claims"), "controls": (controls(records), "controls"),
-        "ablation": (whole, "summary"), "selections": (selections(records), "selections"),
-        "gradients": (gradients(records), "gradients"), "photos": (of_photos, "summary"),
-        "photo_controls": (controls(photos), "controls"), "pretraining": (pretraining(photos), "pretraining"),
-    }  # fmt: skip
-    environments = [run["environment"] for run in made(records)]
-    facts = {
-        "classes": _all_of(environments, "classes"), "images": f"{whole['images'].max():,.0f}",
-        "seeds": int(whole["seeds"].max()), "comparisons": len(whole) - 1, "runs": len(environments),
-        "minutes": f"{sum(one['seconds'] for one in environments) / 60:.0f}",
-        "threads": _all_of(environments, "threads"), "device": _all_of(environments, "device"),
-        "torch": _all_of([one["versions"] for one in environments], "torch"),
-        "photo_classes": made(photos)[0]["environment"]["classes"],
-        "photo_images": f"{of_photos['images'].max():,.0f}", "photo_seeds": int(of_photos["seeds"].max()),
-    }  # fmt: skip
+    # A name is the table's kind, see `readable`; those of photographs have a prefix.
+    tables = {"claims": claims(records, cost), "selections": selections(records), "gradients": gradients(records)}
+    tables["photo_pretraining"] = pretraining(photos)
+    facts = {}
+    for prefix, frame in (("", records), ("photo_", photos)):
+        whole, runs = summary(frame), pd.json_normalize([run["environment"] for run in made(frame)])
+        tables |= {f"{prefix}summary": whole, f"{prefix}controls": controls(frame)}
+        facts |= {
+            f"{prefix}images": f"{whole['images'].max():,.0f}",
+            f"{prefix}seeds": whole["seeds"].max(),
+            f"{prefix}comparisons": len(whole) - 1,
+            f"{prefix}runs": len(runs),
+            f"{prefix}minutes": f"{runs['seconds'].sum() / 60:.0f}",
+        }
+        for fact in ("classes", "threads", "device", "versions.torch"):
+            facts[prefix + fact.removeprefix("versions.")] = ", ".join(sorted(set(runs[fact].astype(str))))
     pages = {}
     for lang, file in PAGES.items():
-        texts = {name: markdown(readable(table, kind, lang)) for name, (table, kind) in tables.items()}
-        pages[file] = Template(template(f"results.{lang}.md")).substitute(
-            facts, plain=words_in(lang).title(REFERENCE), **texts
-        )
+        texts = {name: markdown(readable(table, name.removeprefix("photo_"), lang)) for name, table in tables.items()}
+        texts["plain"] = Words(lang).write("title", REFERENCE)
+        pages[file] = Template(template(f"results.{lang}.md")).substitute(facts, **texts)
     return pages
-
-
-def _all_of(environments, fact):
-    """The values of a fact, each once."""
-    return ", ".join(sorted({str(one[fact]) for one in environments}))

@@ -1,14 +1,16 @@
 """Tables: how runs compare, and any table of numbers as text."""
 
 import tomllib
-from functools import cache
 
 import numpy as np
 import pandas as pd
 
 from ..experiments.statistics import holm, mcnemar, wilson
 from ..runs import Run
-from .words import template, words_in
+from .words import Words, template
+
+# What each kind of table shows: kind -> column -> format and where its numbers are.
+LAYOUTS = tomllib.loads(template("tables.toml"))
 
 
 def results_table(runs: dict[str, Run], reference: str | None = None) -> pd.DataFrame:
@@ -22,11 +24,15 @@ def results_table(runs: dict[str, Run], reference: str | None = None) -> pd.Data
     for key, run in runs.items():
         low, high = wilson(run.correct.sum(), len(run.correct))
         rows[key] = {
-            "accuracy": run.correct.mean(), "low": low, "high": high, "images": len(run.correct),
+            "accuracy": run.correct.mean(),
+            "low": low,
+            "high": high,
+            "images": len(run.correct),
             "p": np.nan if reference in (None, key) else mcnemar(run, runs[reference]),
-            "step_ms": run.environment["step_ms"], "minutes": run.environment["seconds"] / 60,
+            "step_ms": run.environment["step_ms"],
+            "minutes": run.environment["seconds"] / 60,
             "parameters": run.environment["parameters"] / 1e6,
-        }  # fmt: skip
+        }
     table = pd.DataFrame.from_dict(rows, orient="index")
     return table.assign(p=holm(table["p"]))
 
@@ -35,8 +41,8 @@ def compare(one: Run, other: Run) -> str:
     """How two runs on the same test images differ: the difference in points, and whether McNemar's p, of this pair alone,
     is below 0.05."""
     difference, p = one.correct.mean() - other.correct.mean(), mcnemar(one, other)
-    word = _cell(words_in(), "comparison", difference, p)
-    return f"{100 * difference:+.1f} points, {'p = ' if p >= 0.001 else 'p '}{_cell(words_in(), 'p', p)}: {word}"
+    shown = f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
+    return f"{100 * difference:+.1f} points, {shown}: {_cell(Words(), 'comparison', difference, p)}"
 
 
 def better_or_worse(difference: float, clear: bool) -> str:
@@ -46,23 +52,16 @@ def better_or_worse(difference: float, clear: bool) -> str:
     return "better" if difference > 0 else "worse"
 
 
-@cache
-def layouts() -> dict[str, dict[str, list[str]]]:
-    """What each kind of table shows, from templates/tables.toml: kind -> column -> format and where its numbers are."""
-    return tomllib.loads(template("tables.toml"))
-
-
 def readable(table: pd.DataFrame, kind: str = "runs", lang: str = "en") -> pd.DataFrame:
     """A table of numbers as a table of text.
 
     kind: "runs" (`results_table`), "summary" (`statistics.summary`), "claims", "controls", "selections", "gradients" or
     "pretraining" (the functions in `claims`), or "maps" (means of `localise`, one row per run or method).
     """
-    words, numbers, shown = words_in(lang), table.reset_index(names="key"), {}
-    for column, (style, *sources) in layouts()[kind].items():
-        cells = zip(*(numbers[source] for source in sources), strict=True) if len(numbers) else ()
-        shown[words.text["columns"][column]] = [_cell(words, style, *values) for values in cells]
-    text = pd.DataFrame(shown)
+    words, numbers, text = Words(lang), table.reset_index(names="key"), pd.DataFrame()
+    for column, (style, *sources) in LAYOUTS[kind].items():
+        rows = () if table.empty else numbers[sources].itertuples(index=False, name=None)
+        text[words.text["columns"][column]] = [_cell(words, style, *values) for values in rows]
     return text.set_index(text.columns[0])
 
 
@@ -79,6 +78,6 @@ def _cell(words, style, *values):
 
 def markdown(table: pd.DataFrame) -> str:
     """A table of texts in Markdown, its index first."""
-    lines = [[table.index.name, *table.columns], ["---"] * (len(table.columns) + 1)]
-    lines += [[name, *row] for name, row in zip(table.index, table.itertuples(index=False), strict=True)]
+    text = table.reset_index()
+    lines = [text.columns, ["---"] * len(text.columns), *text.to_numpy()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

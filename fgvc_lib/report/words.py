@@ -2,7 +2,6 @@
 
 import string
 import tomllib
-from functools import cache
 from importlib import resources
 
 from ..experiments.variants import known_variants, title_of
@@ -13,23 +12,11 @@ def template(name: str) -> str:
     return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
 
 
-@cache
-def words_in(lang: str = "en") -> "Words":
-    """The words of a language, "en" or "zh-CN"."""
-    return Words(lang)
-
-
 class Words(string.Formatter):
-    """The words of one language, from templates/words.LANG.toml."""
+    """The words of one language, "en" or "zh-CN", from templates/words.LANG.toml."""
 
-    def __init__(self, lang: str):
+    def __init__(self, lang: str = "en"):
         self.lang, self.text = lang, tomllib.loads(template(f"words.{lang}.toml"))
-
-    def title(self, key: str) -> str:
-        """A variant's title; a key that no variant has is shown as it is."""
-        if self.lang == "zh-CN" and key in known_variants():
-            return known_variants()[key].title_zh
-        return title_of(key)
 
     def write(self, style: str, *values) -> str:
         """Values in one of the file's formats."""
@@ -38,8 +25,10 @@ class Words(string.Formatter):
 
     def format_field(self, value, format_spec: str) -> str:
         """Python's format specifications, and those that the files of words explain."""
+        if format_spec == "title" and self.lang == "zh-CN" and value in known_variants():
+            return known_variants()[value].title_zh
         if format_spec == "title":
-            return self.title(value)
+            return title_of(value)
         if format_spec in ("claim", "said", "verdict"):
             return self.text[format_spec][value]
         if format_spec.endswith("p"):

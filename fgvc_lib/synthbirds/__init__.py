@@ -2,6 +2,4 @@
 
 from .drawing import draw
 from .generation import generate
-from .species import ATTRIBUTES, PARTS, SIZES, Sizes, Species, diagnostic, species_list
-
-__all__ = ["ATTRIBUTES", "PARTS", "SIZES", "Sizes", "Species", "diagnostic", "draw", "generate", "species_list"]
+from .species import ATTRIBUTES, SIZES, Sizes, species_list

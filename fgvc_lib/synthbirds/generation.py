@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -43,7 +42,7 @@ def generate(
         sizes: how much to draw.
         seed: another seed draws other pictures of the same species.
         world: one of two that share no species.
-        workers: processes that draw a large set, one a core unless told.
+        workers: processes that draw a large set, one per core unless told.
         progress: show a progress bar.
 
     Raises:
@@ -90,14 +89,14 @@ def _finished(root, stamp):
     return False
 
 
-def _draw_all(draw_one, tasks, workers) -> Iterator:
-    """What `draw_one` returns of each task, in order."""
+def _draw_all(draw_one, tasks, workers):
+    """Yield what `draw_one` returns of each task, in order."""
     if workers == 1 or len(tasks) <= POOL_ABOVE:
         yield from map(draw_one, tasks)
-        return
-    spawn = get_context("spawn")                              # a fork of a process with threads may hang
-    with ProcessPoolExecutor(min(workers, len(tasks) // CHUNK + 1), spawn, cv2.setNumThreads, (1,)) as pool:
-        yield from pool.map(draw_one, tasks, chunksize=CHUNK)
+    else:
+        spawn = get_context("spawn")                          # a fork of a process with threads may hang
+        with ProcessPoolExecutor(min(workers, len(tasks) // CHUNK + 1), spawn, cv2.setNumThreads, (1,)) as pool:
+            yield from pool.map(draw_one, tasks, chunksize=CHUNK)
 
 
 def _draw_file(folder, seed, world, size, task):

@@ -85,29 +85,22 @@ def diagnostic(a: Species, b: Species) -> tuple[str, ...]:
 def genus_of(index: int) -> Genus:
     """Genus `index` of an endless sequence."""
     rng = np.random.default_rng([1758, index])
-    shapes, upper, lower = (TABLES[name] for name in ("shapes", "upper", "lower"))
+    shapes, syllables = TABLES["shapes"], TABLES["syllables"]
     ending = list(shapes)[index % len(shapes)]
     shape = np.array(shapes[ending]) / (100, 100, 100, 100, 100, 100, 1) * rng.uniform(0.92, 1.08, 7)
-    colours = {"back": _colour(rng, upper, 85, 135), "head": _colour(rng, upper, 100, 150),
-               "belly": _colour(rng, lower, 175, 215), "tail": _colour(rng, upper, 62, 105),
-               "wing": _colour(rng, upper, 62, 100), "horn": np.array((58, 50, 46))}
+    colours = {area: _colour(rng, *start) for area, start in TABLES["plumage"].items()}
+    colours["horn"] = np.array((58, 50, 46))
     colours["cheek"] = colours["head"] * rng.uniform(0.75, 1.2)
-    name = _first_name(index) + ending
-    return Genus(name, shape, colours, _looks(rng, name))
-
-
-def _first_name(index):
-    syllables = TABLES["syllables"]
-    name, rest = syllables[index % len(syllables)], index // (len(TABLES["shapes"]) * len(syllables))
+    name, rest = syllables[index % len(syllables)], index // (len(shapes) * len(syllables))
     while rest:                                               # longer names once all pairs are used up
         rest, digit = divmod(rest - 1, len(syllables))
         name = syllables[digit] + name.lower()
-    return name
+    return Genus(name + ending, shape, colours, _looks(rng, name + ending))
 
 
 def _colour(rng, table, low, high):
-    """One of a table's RGB colours, varied; low, high: its lightness, within bounds that let every mark stand off."""
-    rgb = np.array(table[rng.integers(len(table))]) + rng.uniform(-14, 14, 3)
+    """One of the RGB colours of that table of birds.toml, varied; low, high: its lightness."""
+    rgb = np.array(TABLES[table][rng.integers(len(TABLES[table]))]) + rng.uniform(-14, 14, 3)
     grey = 0.3 * rgb[0] + 0.59 * rgb[1] + 0.11 * rgb[2]
     return np.clip((0.8 * rgb + 0.2 * grey) * rng.uniform(low, high) / grey, 0, 235)
 
