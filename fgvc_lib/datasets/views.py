@@ -12,8 +12,8 @@ from .cache import cached
 from .fingerprint import checksum, file_states
 from .image_set import ImageSet
 
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std that torchvision's CNNs were trained with
-HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # and Google's ViTs
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std of torchvision's CNNs
+HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # of Google's ViTs and of EfficientNet-Lite
 TINY = 256  # sets of fewer images are not worth a cache
 
 
