@@ -1,4 +1,4 @@
-"""The errors that a user can mend; the command line prints them as one line and exits with code 2."""
+"""Errors that users can fix themselves; the command line prints each as one line and exits with code 2."""
 
 
 class FGVCError(Exception):

@@ -12,7 +12,7 @@ import torch
 # The course report's four; attention rollout; a low-rank fusion, which the course report suggests for later; FFVT's rule.
 FUSIONS = ("add", "matmul", "lastlayer", "mul", "rollout", "lowrank", "maws")
 
-# No rule but a control: as many patches, chosen blindly.
+# Not a rule but a control: as many patches, chosen at random.
 RANDOM = "random"
 
 # Rules that carry the class row down through every layer's attention, and so need all queries and keys.

@@ -178,7 +178,7 @@ def _train(experiment, model, train, test, folder, progress):
     bar = tqdm(total=experiment.steps, initial=state["step"], **shown)
     started = time.perf_counter()
     for images, labels in loader:
-        torch.manual_seed(_seed(experiment.seed, 1, state["step"]))  # dropout, the same after a resume
+        torch.manual_seed(_seed(experiment.seed, 1, state["step"]))  # dropout, random patches: as after a resume
         loss, correct = _step(prepared, images, labels, experiment)
         accelerator.backward(loss)
         if experiment.clip_norm:

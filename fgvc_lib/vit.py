@@ -15,7 +15,7 @@ from .errors import ConfigError
 from .part_selection import DOWNWARD, FUSIONS, RANDOM, class_row, fuse, select
 
 HEADS = ("cls", "flatten")
-SMALLEST = -80.0  # e^-80, and e^-7 of it, are still normal numbers in float32
+SMALLEST = -80.0  # logarithm of the lowest peak of scores: e^-80, and what lies e^-7 below it, are normal in float32
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ PRESETS = {
 
 
 class Trunk(NamedTuple):
-    """What the layers below the last one leave: the tokens, and the attention that parts are selected by."""
+    """The output of all layers but the last: the tokens, and the attention by which parts are selected."""
 
     tokens: torch.Tensor  # (B, 1+N, D) class token first
     rows: list[torch.Tensor]  # L-1 of (B, K, N+1), from `part_selection.class_row`; empty where nothing is selected
@@ -208,7 +208,7 @@ class VisionTransformer(nn.Module):
         return self.head(tokens.flatten(1) if self.cfg.head == "flatten" else tokens[:, 0])
 
     def forward_trunk(self, images: torch.Tensor, keep_all: bool = False) -> Trunk:
-        """images (B, 3, H, W) -> what the layers below the last one leave, see `Trunk`.
+        """images (B, 3, H, W) -> the output of all layers but the last, see `Trunk`.
 
         keep_all: keep what any rule of part selection could ask for, not only what this model's own needs.
         """

@@ -19,8 +19,8 @@ from .errors import WeightsError
 from .files import write_whole
 
 CLASSIFIERS = ("head.weight", "head.bias", "fc.weight", "fc.bias")
-# What a checkpoint may hold and the model have no place for: other classifiers, the layer before Google's, what only
-# pre-training used, and counters. Anything else would change the logits.
+# Names in a checkpoint that are safe to ignore where the model has no such array: other classifiers, the layer before
+# Google's, what only pre-training used, and counters. Anything else would change the logits.
 HARMLESS = re.compile(r"(head|head_dist|fc|classifier|pre_logits)\b.*|mask_token|optimizer|epoch|args|.*num_batches_tracked")
 
 
@@ -107,7 +107,7 @@ def read_weights(path) -> dict[str, torch.Tensor]:
     known = re.search(r"SHA-256 \| ([0-9a-fA-F]{64})", card.read_text(errors="replace")) if card.is_file() else None
     if known and hashlib.sha256(path.read_bytes()).hexdigest() != known[1].lower():
         raise WeightsError(
-            f"{path} has not the SHA-256 that {card.name} gives: restore both, or make both anew by `pretrain`"
+            f"{path} does not match the SHA-256 in {card.name}: restore both, or make both again with `pretrain`"
         )
     try:
         if path.suffix == ".npz":

@@ -43,6 +43,5 @@ def test_the_readme_s_accuracies(records):
     shown = table((ROOT / "README.md").read_text(encoding="utf-8"), "model")
     assert len(shown) == 10
     for name, *cells in shown:
-        name = "PSM random" if name.startswith("control") else name
         wanted = found.loc[name].drop(["seeds", "calibration error"]).to_list()
         assert cells == (wanted[:2] + ["–"] * 4 if name == title_of(REFERENCE) else wanted), name

@@ -145,7 +145,7 @@ def test_a_file_that_is_not_the_one_of_its_card(tmp_path):
     path.with_suffix(".md").write_text(f"SHA-256 | {hashlib.sha256(path.read_bytes()).hexdigest()}")
     load_pretrained(VisionTransformer(PLAIN), path)
     path.with_suffix(".md").write_text(f"SHA-256 | {64 * '0'}")
-    with pytest.raises(WeightsError, match="w.safetensors has not the SHA-256 that w.md gives"):
+    with pytest.raises(WeightsError, match="w.safetensors does not match the SHA-256 in w.md"):
         load_pretrained(VisionTransformer(PLAIN), path)
 
 

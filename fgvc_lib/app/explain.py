@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from ..config import active_experiment, runs_folder
-from ..datasets import class_title, normalisation, open_splits, read_photograph, view
+from ..datasets import class_title, normalisation, read_photograph, view
 from ..datasets.photographs import SUFFIXES
 from ..errors import ConfigError, DataError
 from ..experiments.variants import report_variants
@@ -77,8 +77,7 @@ def explain_photographs(photos: dict[Path, Path], run: Run, out: Path) -> pd.Dat
     """
     experiment, device = run.experiment, "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(run).to(device)
-    classes = run.environment.get("class_names") or open_splits(experiment)[0].classes  # earlier runs kept no names
-    names = [class_title(name) for name in classes]
+    names = [class_title(name) for name in run.environment["class_names"]]
     files, size, rows = list(photos), experiment.batch_size, []  # batches that fitted into memory in training
     try:
         with ThreadPoolExecutor(4) as pool, tqdm(total=len(files), desc="explain", unit="photo") as bar:

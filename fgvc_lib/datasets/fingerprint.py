@@ -31,7 +31,7 @@ class Entry(NamedTuple):
 def content_fingerprint(root: Path, entries: Sequence[Entry], classes: Sequence[str]) -> str:
     """Checksum (64 hex digits) of a set: its classes in order, and every image's id, split, class and content.
 
-    entries: the images of both splits. Neither where their files lie nor what they are called counts.
+    entries: the images of both splits. File names and locations do not matter.
     What was read is remembered below data/cache/, in one file for each data folder `root`; an image is read again only if
     its size or one of its times has changed. Raises DataError, naming the image, if one cannot be read.
     """

@@ -1,7 +1,7 @@
 """What part selection costs, as a table of text, a figure and a file."""
 
 import dataclasses
-import json as codec
+from json import dumps
 from pathlib import Path
 
 import pandas as pd
@@ -26,11 +26,11 @@ def measure_cost(setting: BenchSetting, quick: bool = False, json: Path | None =
         setting = dataclasses.replace(setting, model="vit_s16", sizes=(224, 384), repeats=4)
     setting = resolve(setting)
     table, rates, about = measure(setting), loading(), environment(setting)
+    if json:  # first: half an hour's measurement is not to be lost by a figure
+        record = {"environment": about, "setting": dataclasses.asdict(setting), "loading": rates}
+        write_whole(json, dumps(record | {"rows": table.to_dict("records")}, indent=1))
     figure = project_path("build/bench.png")
     write_whole(figure, plots.png(plots.cost(table, about["floor"])))
-    if json:
-        record = {"environment": about, "setting": dataclasses.asdict(setting), "loading": rates}
-        write_whole(json, codec.dumps(record | {"rows": table.to_dict("records")}, indent=1))
     dense = min(setting.repeats, DENSE_REPEATS)
     lines = [
         f"{setting.model}, stride {setting.stride}, precision {setting.precision}; {about['device']}, {about['torch']}.",

@@ -1,4 +1,4 @@
-"""Every figure of the report, those of pictures first: each function returns a matplotlib Figure, `show` keeps it as a file.
+"""Every figure of the report, pictures first. Each function returns a matplotlib Figure; `show` writes it to a file.
 
 Tables and dictionaries are keyed by variants' keys; figures show their titles, in the colour of their family or rule.
 """
@@ -207,7 +207,7 @@ def hit_rates(table: pd.DataFrame, chance: pd.DataFrame) -> Figure:
     x, width = np.arange(len(table)), 0.8 / len(table.columns)
     for place, (rule, column) in enumerate(table.items()):
         middle = x + (place - (len(table.columns) - 1) / 2) * width
-        axis.bar(middle, column, 0.92 * width, label=rule, color=LOOKS[rule][0])
+        axis.bar(middle, column, 0.92 * width, label=rule, color=LOOKS.get(rule, (UNKNOWN,))[0])
         label = "chance" if place == 0 else None
         axis.hlines(chance[rule], middle - width / 2, middle + width / 2, color="black", linewidth=2, label=label)
     axis.set(xticks=x, xticklabels=table.index, ylabel="share", ylim=(0, 1))
@@ -223,7 +223,7 @@ def cost(table: pd.DataFrame, floor: float) -> Figure:
     figure, axes = _axes(10.5, 4, columns=2)
     for place, (row, frame) in enumerate(table[table["problem"] == ""].groupby("row", sort=False)):
         rule = row.removeprefix("dense ")
-        colour, marker = LOOKS["vit" if rule == "plain" else rule]
+        colour, marker = LOOKS.get("vit" if rule == "plain" else rule, (UNKNOWN, "*"))
         style = {"color": colour, "marker": marker, "markersize": 5, "linestyle": "-" if rule == row else "--"}
         x = frame["patches"] + 20 * (place - 4.5)  # side by side
         axes[0].plot(x, frame["train_ratio"], **style)
