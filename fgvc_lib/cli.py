@@ -34,20 +34,24 @@ def train(experiment: Experiment) -> str:
     return f"{readable(results_table({experiment.title: run})).to_string()}\nThe run is in {run.folder}"
 
 
-def ablate(dry_run: bool = False, ray: str | None = None) -> str:
+def ablate(rows: tuple[str, ...] = (), seeds: tuple[int, ...] = (), dry_run: bool = False, ray: str | None = None) -> str:
     """Run every variant of the ablation with five seeds (DATA=folder: those for photographs, with three); hours on a CPU.
 
-    What is done stays, what was interrupted goes on.
+    What is done stays, what was interrupted goes on, and what is recorded already stays in the records.
 
     Args:
+        rows: only these variants, by title or key, such as "PSM mul" or psm_mul.
+        seeds: only these seeds.
         dry_run: only show the grid and what is done.
         ray: run on this Ray cluster: "auto", "local", or an address.
     """
     from .experiments import ablation
 
-    variants, seeds, path = ablation.plan(active_experiment())
+    variants, all_seeds, path = ablation.plan(active_experiment())
+    variants, seeds = ablation.choose(variants, rows), seeds or all_seeds
     if not dry_run:
-        ablation.write_records(ablation.ablate(variants, seeds, ray), path)
+        records = ablation.ablate(variants, seeds, ray)
+        ablation.write_records(ablation.merge(ablation.read_records(path), records) if path.exists() else records, path)
     done = ablation.progress(variants, seeds)
     count = f"{(done != '').to_numpy().sum()} of {done.size} runs are done or under way in {runs_folder()}"
     recorded = len(ablation.made(ablation.read_records(path))) if path.exists() else "none"

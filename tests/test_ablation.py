@@ -14,8 +14,10 @@ from fgvc_lib.experiments import ablation as module
 from fgvc_lib.experiments.ablation import (
     ablate,
     against_record,
+    choose,
     jobs,
     made,
+    merge,
     plan,
     progress,
     read_records,
@@ -201,3 +203,28 @@ def test_on_ray_a_worker_dies_and_no_run_is_lost_or_run_twice(tiny, runs, monkey
     for key, variant in variants.items():  # the one that was killed went on from its checkpoint, to the same result
         again = fit(variant.experiment, progress=False, runs=runs / "again")
         np.testing.assert_array_equal(again.predictions["prediction"], records.loc[records["variant"] == key, "prediction"])
+
+
+def test_a_choice_of_variants_by_title_or_key(variants):
+    assert choose(variants, ()) == variants
+    one, other = list(variants)[:2]
+    assert list(choose(variants, [variants[other].title, one])) == [other, one]
+    with pytest.raises(ConfigError, match="no variant 'vit_huge': choose from"):
+        choose(variants, ["vit_huge"])
+
+
+def test_records_are_added_to_those_that_are_there(variants, records):
+    first = next(iter(variants))
+    some = records[(records["variant"] != first) | (records["seed"] == 0)]
+    some.attrs = records.attrs | {
+        "runs": json.dumps([one for one in made(records) if one["variant"] != first or one["seed"] == 0])
+    }
+    newer = ablate({first: variants[first]}, seeds=(1, 0))
+    merged = merge(some, newer)
+    keys = ["variant", "seed", "id"]
+    sort = lambda frame: frame.astype({"variant": str}).sort_values(keys).reset_index(drop=True)  # noqa: E731
+    pd.testing.assert_frame_equal(sort(merged), sort(records), check_like=True)
+    assert sorted((one["variant"], one["seed"]) for one in made(merged)) == sorted(
+        (one["variant"], one["seed"]) for one in made(records)
+    )
+    pd.testing.assert_frame_equal(sort(merge(merged, newer)), sort(merged), check_like=True)

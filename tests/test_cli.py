@@ -62,7 +62,7 @@ def test_an_unknown_profile_is_one_line(monkeypatch, capsys):
     monkeypatch.setenv("PROFILE", "fast")
     with pytest.raises(SystemExit) as stop:
         call(monkeypatch, "report")
-    assert stop.value.code == 2 and "smoke, quick, full" in capsys.readouterr().err
+    assert stop.value.code == 2 and "smoke, quick, photos, full" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from fgvc_lib.errors import ConfigError
 
 
 def test_profiles(monkeypatch):
-    assert set(PROFILES) == {"smoke", "quick", "full"}
+    assert set(PROFILES) == {"smoke", "quick", "photos", "full"}
     monkeypatch.delenv("PROFILE", raising=False)
     monkeypatch.delenv("DATA", raising=False)
     assert active_experiment() == PROFILES["quick"] == Experiment(weights="data/weights/vit_micro16.npz")
@@ -13,5 +13,5 @@ def test_profiles(monkeypatch):
     monkeypatch.setenv("DATA", "somewhere")
     assert active_experiment() == PROFILES["full"].replace(data="somewhere")
     monkeypatch.setenv("PROFILE", "fast")
-    with pytest.raises(ConfigError, match="'fast'.*smoke, quick, full"):
+    with pytest.raises(ConfigError, match="'fast'.*smoke, quick, photos, full"):
         active_experiment()

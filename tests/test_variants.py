@@ -2,12 +2,13 @@ import dataclasses
 
 import pytest
 
-from fgvc_lib.config import PROFILES
+from fgvc_lib.config import CNN_SETTINGS, PROFILES
 from fgvc_lib.experiments.variants import (
     REFERENCE,
     ablation_variants,
     known_variants,
     photo_variants,
+    photos_variants,
     report_variants,
     title_of,
 )
@@ -108,3 +109,19 @@ def test_the_cnn_starts_from_the_weights_that_go_with_the_vit():
     full = report_variants(PROFILES["full"])
     assert full["resnet18"].experiment.weights == "data/weights/resnet18-f37072fd.pth"
     assert report_variants(PROFILES["smoke"])["resnet18"].experiment.weights == ""
+
+
+def test_the_grid_of_photographs_has_settings_for_cnns_and_for_vits():
+    grid = photos_variants(PROFILES["photos"])
+    assert len({one.experiment.hash() for one in grid.values()}) == len(grid) == 22
+    for one in grid.values():
+        rates = one.experiment.lr, one.experiment.head_lr
+        wanted = PROFILES["photos"].replace(**(CNN_SETTINGS["photos"] if one.family == "cnn" else {}))
+        assert rates == (wanted.lr, wanted.head_lr)
+        assert one.experiment.epochs == PROFILES["photos"].epochs and not one.experiment.validation
+    assert grid["vit_overlap"].experiment.stride == 10 and grid["psm_mul_top8"].experiment.top_k == 8
+    assert {one.against for one in grid.values()} - {None} <= set(grid)
+    assert (grid["psm_mul_top4"].title, grid["psm_mul_top4"].title_zh) == (
+        "PSM mul, 4 patches a head",
+        "PSM mul（每头 4 块）",
+    )

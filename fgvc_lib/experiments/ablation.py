@@ -19,7 +19,7 @@ from ..runs import Run, find_run
 from ..training import fit
 from .localisation import localise
 from .statistics import values_of
-from .variants import Variant, ablation_variants, photo_variants, title_of
+from .variants import Variant, ablation_variants, photo_variants, photos_variants, title_of
 
 SEEDS = (0, 1, 2, 3, 4)
 SCHEMA = 4  # raised when older files of records cannot be read any more
@@ -27,10 +27,24 @@ SCHEMA = 4  # raised when older files of records cannot be read any more
 
 def plan(base: Experiment) -> tuple[dict[str, Variant], tuple[int, ...], Path]:
     """What `ablate` runs on the experiment's data: the variants by key, their seeds, and the file for their records."""
+    name = project_path(base.data).resolve().name
+    if base.profile == "photos":
+        return photos_variants(base), SEEDS[:3], project_path(f"data/results/photos-{name}.parquet")
     if base.data != PROFILES[base.profile].data:
-        name = project_path(base.data).resolve().name
         return photo_variants(base), SEEDS[:3], project_path(f"data/results/{base.profile}-{name}.parquet")
     return ablation_variants(base), SEEDS, project_path(f"data/results/{base.profile}.parquet")
+
+
+def choose(variants: dict[str, Variant], names: Iterable[str]) -> dict[str, Variant]:
+    """The variants of these titles or keys; all of them where no name is given.
+
+    Raises ConfigError, listing the titles, for a name that none has.
+    """
+    known = {name: key for key, variant in variants.items() for name in (key, variant.title)}
+    if unknown := [name for name in names if name not in known]:
+        titles = "; ".join(variant.title for variant in variants.values())
+        raise ConfigError(f"no variant {unknown[0]!r}: choose from {titles}")
+    return {known[name]: variants[known[name]] for name in names} or variants
 
 
 def jobs(variants: dict[str, Variant], seeds: Iterable[int] = SEEDS) -> dict[tuple[str, int], Experiment]:
@@ -86,6 +100,19 @@ def _task(experiment, project, runs):
     os.chdir(project)
     torch.set_num_threads(1)
     fit(experiment, progress=False, runs=Path(runs))
+
+
+def merge(older: pd.DataFrame, newer: pd.DataFrame) -> pd.DataFrame:
+    """Two sets of records as one; where both have a variant with a seed, the newer run's."""
+    entries = {(one["variant"], one["seed"]): one for one in made(newer)}
+    kept = [one for one in made(older) if (one["variant"], one["seed"]) not in entries]
+    known = pd.MultiIndex.from_tuples(entries.keys())
+    rest = older[~pd.MultiIndex.from_frame(older[["variant", "seed"]]).isin(known)]
+    records = pd.concat([frame.astype({"variant": str}) for frame in (rest, newer)], ignore_index=True)
+    order = dict.fromkeys(one["variant"] for one in (*kept, *entries.values()))
+    records["variant"] = records["variant"].astype(pd.CategoricalDtype(list(order)))
+    records.attrs = {"schema": SCHEMA, "runs": json.dumps([*kept, *entries.values()])}
+    return records
 
 
 def collect(runs: dict[tuple[str, int], Run]) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import cache
 
-from ..config import PROFILES, Experiment
+from ..config import CNN_SETTINGS, PROFILES, Experiment
 
 REFERENCE = "vit_overlap"  # the ViT without part selection, which all others are compared with
 FOUR = ("psm_add", "psm_matmul", "psm_lastlayer", "psm_mul")  # the course report's fusions
@@ -12,6 +12,7 @@ FOUR = ("psm_add", "psm_matmul", "psm_lastlayer", "psm_mul")  # the course repor
 CNN_WEIGHTS = {
     "data/weights/vit_micro16.npz": "data/weights/resnet18_synth.safetensors",
     "data/weights/ViT-B_16.npz": "data/weights/resnet18-f37072fd.pth",
+    "dinov2": "data/weights/resnet18_synth.safetensors",
 }
 
 # What a variant changes, in the words of its title, in English and in Chinese.
@@ -21,6 +22,8 @@ CHANGES = {
     "flatten": ("flatten", "flatten"),
     "last_layer_fresh": ("last layer fresh", "最后一层随机初始化"),
     "top2": ("2 patches a head", "每头 2 块"),
+    "top4": ("4 patches a head", "每头 4 块"),
+    "top8": ("8 patches a head", "每头 8 块"),
     "larger_image": ("larger image", "图像更大"),
     "larger_batch": ("larger batch", "批量更大"),
     "longer": ("longer", "训练更久"),
@@ -55,9 +58,11 @@ class Variant:
 
 def report_variants(base: Experiment) -> dict[str, Variant]:
     """The nine variants that the notebooks train, by key, all under the settings of `base`."""
-    cnn = Variant("resnet18", "ResNet-18", "cnn", base.replace(model="resnet18", weights=CNN_WEIGHTS.get(base.weights, "")))
+    settings = CNN_SETTINGS.get(base.profile, {})
+    resnet = base.replace(model="resnet18", weights=CNN_WEIGHTS.get(base.weights, ""), **settings)
+    cnn = Variant("resnet18", "ResNet-18", "cnn", resnet)
     vit = Variant("vit", "ViT", "vit", base)
-    overlap = vit.changed("overlap", stride=12)
+    overlap = vit.changed("overlap", stride=base.stride * 3 // 4)  # 12 for patches of 16, 10 for patches of 14
     add, matmul, lastlayer, mul = (_select(overlap, rule) for rule in ("add", "matmul", "lastlayer", "mul"))
     mul = replace(mul, against="psm_random")
     contrastive = mul.changed("contrastive", mul.key, contrastive=True)
@@ -82,13 +87,21 @@ def ablation_variants(base: Experiment) -> dict[str, Variant]:
     steps, warmup, every = base.steps, base.warmup_steps, base.checkpoint_every
     sweeps = {
         "larger_image": {"image_size": size, "resize_size": resize},
-        "larger_batch": {"batch_size": 4 * base.batch_size, "steps": steps // 4, "warmup_steps": warmup // 4},
+        # as many images seen, in fewer steps
+        "larger_batch": {"batch_size": 4 * base.batch_size, "steps": max(1, steps // 4), "warmup_steps": warmup // 4},
         "longer": {"steps": 4 * steps, "warmup_steps": 4 * warmup, "checkpoint_every": 4 * every},
     }
     for change, fields in sweeps.items():
         plain = overlap.changed(change, **fields)
         more += [plain, mul.changed(change, plain.key, **fields)]
     return found | _by_key(*more)
+
+
+def photos_variants(base: Experiment) -> dict[str, Variant]:
+    """The grid of profile `photos` by key: that of the ablation without longer training, and with more patches a head."""
+    found = {key: one for key, one in ablation_variants(base).items() if "longer" not in one.changes}
+    mul = found["psm_mul"]
+    return found | _by_key(*(mul.changed(f"top{k}", mul.key, top_k=k) for k in (4, 8)))
 
 
 def photo_variants(base: Experiment) -> dict[str, Variant]:
@@ -105,7 +118,7 @@ def photo_variants(base: Experiment) -> dict[str, Variant]:
 @cache
 def known_variants() -> dict[str, Variant]:
     """The variants of both grids by key, for their titles and families, which are the same whatever they are trained on."""
-    return photo_variants(PROFILES["quick"]) | ablation_variants(PROFILES["quick"])
+    return photo_variants(PROFILES["quick"]) | photos_variants(PROFILES["quick"]) | ablation_variants(PROFILES["quick"])
 
 
 def title_of(key: str) -> str:
