@@ -178,13 +178,15 @@ def active_experiment() -> Experiment:
     """The profile that the environment variable PROFILE names (default `quick`), on the data folder DATA, read as DATASET
     (default `cub200`), if set.
 
-    Raises ConfigError, listing the profiles, for an unknown one.
+    Raises ConfigError, listing the profiles, for an unknown one, and for DATASET without a folder.
     """
     name = os.environ.get("PROFILE") or "quick"
     if name not in PROFILES:
         raise ConfigError(f"unknown profile {name!r}: choose one of {', '.join(PROFILES)}")
-    data, dataset = os.environ.get("DATA"), os.environ.get("DATASET") or PROFILES[name].dataset
-    return PROFILES[name].replace(data=data, dataset=dataset) if data else PROFILES[name]
+    data, dataset = os.environ.get("DATA") or PROFILES[name].data, os.environ.get("DATASET")
+    if dataset and not data:
+        raise ConfigError(f"DATASET={dataset} says how to read a folder: name the folder, too, as in DATA=photos")
+    return PROFILES[name].replace(data=data, dataset=dataset or PROFILES[name].dataset)
 
 
 def project_path(path: str | os.PathLike) -> Path:

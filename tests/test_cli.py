@@ -46,10 +46,14 @@ def test_train_prints_the_result(tiny, monkeypatch, capsys):
         (("train", "--dataset", "birds", "--data", "x"), "unknown dataset 'birds'"),
         (("train", "--fusion", "max"), "unknown fusion 'max'"),
         (("train", "--stride", "20"), "stride 20"),
+        (("train", "--dataset", "folders", "--data", ""), "dataset 'folders' says how to read a folder: name the folder"),
+        (("train", "--data", "own"), "If it has a folder for each class, say DATASET=folders, or --dataset folders"),
         (("draw", "birds", "--sizes", "huge"), "'huge'"),
     ],
 )
-def test_errors_are_one_line_and_exit_code_2(arguments, words, tiny, monkeypatch, capsys):
+def test_errors_are_one_line_and_exit_code_2(arguments, words, tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own" / "finch").mkdir(parents=True)
     if arguments[0] == "train" and "--data" not in arguments:
         arguments = (*arguments, "--data", tiny.data)
     with pytest.raises(SystemExit) as stop:

@@ -235,7 +235,7 @@ def test_finished_set_is_kept_and_others_are_refused(smoke, tmp_path):
         generate(smoke, "smoke", seed=1, progress=False)
     (tmp_path / "mine.txt").write_text("x")
     for taken in (tmp_path, tmp_path / "mine.txt"):
-        with pytest.raises(DataError, match="delete it"):
+        with pytest.raises(DataError, match="bird set: use another folder"):
             generate(taken, "smoke", progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 

@@ -64,7 +64,11 @@ def named_run(name: str | None = None) -> Run:
         raise ConfigError(f"no run {name!r}: choose a folder in {runs_folder()} or one of {titles}")
     run = runs[0]
     if not run.finished:
-        raise DataError(f"the run {name!r} is not finished: `make report` trains it")
+        profile = active_experiment().profile
+        raise DataError(
+            f"the run {name!r} is not finished: `make report` trains those of profile {profile}; set PROFILE, DATA and "
+            "DATASET as for the report to choose another's"
+        )
     return run
 
 

@@ -60,6 +60,8 @@ def open_splits(experiment: Experiment) -> tuple[ImageSet, ImageSet]:
     Draws the built-in birds if they are what it uses and are not there yet. With `validation` the second set is every fifth
     training image of a class, which the first goes without. Raises DataError for data that cannot be used.
     """
+    if experiment.dataset != "cub200" and not experiment.data:
+        raise ConfigError(f"dataset {experiment.dataset!r} says how to read a folder: name the folder, too, with data")
     root = project_path(experiment.data or f"data/synthbirds-{experiment.profile}")
     if not experiment.data:
         generate(root, experiment.profile)

@@ -75,7 +75,10 @@ class CUB200(FolderSplit):
 def _read(path, *types):
     """Rows of an index file as tuples of `types`; the last field may hold spaces."""
     if not path.is_file():
-        raise DataError(f"{path.parent} is not in CUB-200-2011's layout: the file {path} is missing")
+        raise DataError(
+            f"{path.parent} is not in CUB-200-2011's layout: the file {path} is missing. "
+            "If it has a folder for each class, say DATASET=folders, or --dataset folders"
+        )
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         if not line.strip():

@@ -151,6 +151,8 @@ def write_records(records: pd.DataFrame, path: Path) -> None:
 def read_records(path: Path) -> pd.DataFrame:
     """What `write_records` kept. Raises DataError for a file that is missing, damaged or of another schema."""
     again = "run `python -m fgvc_lib ablate`"
+    if not path.is_file():
+        raise DataError(f"there are no records at {path}: `python -m fgvc_lib ablate` makes them, for this PROFILE and DATA")
     try:
         records = pd.read_parquet(path)
     except (OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -96,8 +97,9 @@ def _execute(path, notebook, bar):
     except CellExecutionError as error:
         message = f"{path.name}, {where} failed: {error.ename}: {error.evalue}"
         raise ReportError(f"{message}\n--- the cell ---\n{source}") from error
-    except DeadKernelError as error:
-        message = f"{path.name}, {where}: Python was ended, most likely for want of memory; call it again"
+    except (DeadKernelError, AssertionError) as error:  # the second where the kernel ends while nbclient tidies up
+        logging.getLogger("asyncio").disabled = True  # nbclient's watch over the kernel would end in a traceback
+        message = f"{path.name}, {where}: Python was stopped, or ended for want of memory; call it again, what is done stays"
         raise ReportError(message) from error
 
 

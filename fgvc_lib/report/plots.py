@@ -26,7 +26,7 @@ from ..files import whole_file, write_whole
 if TYPE_CHECKING:
     import IPython
 
-BLUE, ORANGE, GREEN, PINK, SKY, RED, TAN, ROSE, GREY, YELLOW = COLOURS
+BLUE, ORANGE, GREEN, PINK, SKY, RED, TAN, ROSE, GREY, YELLOW, *_ = COLOURS
 FAMILIES = {"cnn": ORANGE, "vit": BLUE, "psm": GREEN, "control": GREY}
 # One colour and marker per fusion rule, and one each for the models without part selection, in all figures.
 LOOKS = {

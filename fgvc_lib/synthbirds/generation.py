@@ -85,7 +85,8 @@ def _finished(root, stamp):
     if file.is_file() and file.read_text() == stamp:
         return True
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise DataError(f"{root} holds something other than this bird set: delete it or use another folder")
+        way = "delete it or use" if file.is_file() else "use"  # birds can be drawn again, what else is there perhaps not
+        raise DataError(f"{root} holds something other than this bird set: {way} another folder")
     return False
 
 

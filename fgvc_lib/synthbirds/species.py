@@ -53,7 +53,7 @@ def known_sizes(sizes: str | Sizes) -> Sizes:
     """The sizes of that name in SIZES, or those given. Raises ConfigError for what is neither or cannot be drawn."""
     found = SIZES.get(sizes) if isinstance(sizes, str) else sizes
     if not isinstance(found, Sizes):
-        raise ConfigError(f"unknown sizes {sizes!r}: use one of {', '.join(SIZES)}, or a Sizes")
+        raise ConfigError(f"unknown sizes {sizes!r}: choose one of {', '.join(SIZES)}")
     whole = all(isinstance(n, int) and n >= 1 for n in found)
     if not whole or found.species > MAX_SPECIES or not 64 <= found.image_size <= 1024:
         raise ConfigError(f"not whole numbers from 1, species to {MAX_SPECIES} and image_size from 64 to 1024: {found}")
