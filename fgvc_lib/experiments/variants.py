@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from ..config import CNN_SETTINGS, PROFILES, Experiment
+from ..vit import PRESETS
 
 REFERENCE = "vit_overlap"  # the ViT without part selection, which all others are compared with
 FOUR = ("psm_add", "psm_matmul", "psm_lastlayer", "psm_mul")  # the course report's fusions
@@ -62,7 +63,7 @@ def report_variants(base: Experiment) -> dict[str, Variant]:
     resnet = base.replace(model="resnet18", weights=CNN_WEIGHTS.get(base.weights, ""), **settings)
     cnn = Variant("resnet18", "ResNet-18", "cnn", resnet)
     vit = Variant("vit", "ViT", "vit", base)
-    overlap = vit.changed("overlap", stride=base.stride * 3 // 4)  # 12 for patches of 16, 10 for patches of 14
+    overlap = vit.changed("overlap", stride=PRESETS[base.model].patch_size * 3 // 4)  # TransFG's 12 for 16, and 10 for 14
     add, matmul, lastlayer, mul = (_select(overlap, rule) for rule in ("add", "matmul", "lastlayer", "mul"))
     mul = replace(mul, against="psm_random")
     contrastive = mul.changed("contrastive", mul.key, contrastive=True)
