@@ -179,11 +179,11 @@ def differences(table: pd.DataFrame, reference: str) -> Figure:
         low, middle, high = 100 * row[["difference_low", "difference", "difference_high"]]
         colour = _family_colour(key)
         axis.plot([low, high], [place, place], color=colour, linewidth=2)
-        axis.plot(middle, place, "o", color=colour, markersize=7, markerfacecolor=colour if row["p"] < 0.05 else "white")
+        axis.plot(middle, place, "o", color=colour, markersize=7)
     axis.axvline(0, color="black", linewidth=1)
     axis.set_yticks(range(len(table)), [title_of(key) for key in table.index])
     counts = f"{int(table['seeds'].max())} seeds x {int(table['images'].max()):,} images"
-    axis.set_xlabel(f"points more than {title_of(reference)}, 95 % interval, {counts}; filled: p < 0.05 (Holm)", fontsize=9)
+    axis.set_xlabel(f"points more than {title_of(reference)}, 95 % interval, {counts}", fontsize=9)
     return figure
 
 
