@@ -81,11 +81,15 @@ def gradients(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def _means(records, keys, columns):
-    """The mean of each column with its interval, one row per variant."""
+    """The mean of each column with its interval, one row per variant; of chances, which hardly vary, the mean alone."""
     found = {key: {} for key in keys}
     for key, row in found.items():
         for column in columns:
-            row[column], row[f"{column}_low"], row[f"{column}_high"] = interval(values_of(records, key, column))
+            values = values_of(records, key, column)
+            if "_chance" in column:
+                row[column] = values.dropna(axis=1).stack().mean()
+            else:
+                row[column], row[f"{column}_low"], row[f"{column}_high"] = interval(values)
     return pd.DataFrame.from_dict(found, orient="index")
 
 

@@ -155,7 +155,7 @@ def learning_curves(metrics: dict[str, pd.DataFrame]) -> Figure:
 
 
 def accuracy_bars(table: pd.DataFrame) -> Figure:
-    """`tables.results_table` (one run per variant) or `statistics.summary` (several seeds) as bars with their intervals."""
+    """`tables.results_table` (one run per variant) or `summaries.summary` (several seeds) as bars with their intervals."""
     figure, (axis,) = _axes(8, 0.42 * len(table) + 0.9)
     table = table[::-1]
     names, colours = [title_of(key) for key in table.index], [_family_colour(key) for key in table.index]
@@ -172,7 +172,7 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
 
 
 def differences(table: pd.DataFrame, reference: str) -> Figure:
-    """`statistics.summary`: how much more accurate each variant is than `reference`, with its interval, in points."""
+    """`summaries.summary`: how much more accurate each variant is than `reference`, with its interval, in points."""
     figure, (axis,) = _axes(8, 0.36 * len(table) + 0.9)
     table = table.drop(index=reference)[::-1]
     for place, (key, row) in enumerate(table.iterrows()):
