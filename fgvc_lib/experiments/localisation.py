@@ -5,11 +5,12 @@ import pandas as pd
 import torch
 from scipy.stats import hypergeom
 
-from ..datasets import eval_loader, open_splits
+from ..datasets import ImageSet, eval_loader, open_splits
 from ..datasets.geometry import box_mask, box_views, discriminative_points, part_points, patch_boxes
 from ..runs import Run
 from ..saliency import attribute, input_gradient
 from ..training import load_model
+from ..vit import VisionTransformer
 
 WINDOW = 16  # pixels: the square around a part's point that counts as the part
 
@@ -50,6 +51,20 @@ def _windows(points, size):
     return np.any([box_mask(squares[:, part], size) for part in range(points.shape[1])], axis=0)
 
 
+def model_patches(model: VisionTransformer) -> np.ndarray:
+    """The boxes (N, 4) of the model's patches."""
+    rows, columns = model.cfg.grid
+    return patch_boxes(range(rows * columns), columns, model.cfg.patch_size, model.cfg.stride)
+
+
+def patches_in(boxes: np.ndarray, patches: np.ndarray) -> np.ndarray:
+    """Which patches (N, 4) have their centre in which of the boxes (B, 4): (B, N) bool."""
+    centre = patches[:, :2] + patches[:, 2:] / 2
+    low = boxes[:, None, :2]
+    high = low + boxes[:, None, 2:]
+    return ((centre >= low) & (centre < high)).all(-1)
+
+
 def selection_hits(parts: np.ndarray, patches: np.ndarray, boxes: np.ndarray, points: np.ndarray) -> pd.DataFrame:
     """How selected patches lie on the birds: one row per image.
 
@@ -60,10 +75,7 @@ def selection_hits(parts: np.ndarray, patches: np.ndarray, boxes: np.ndarray, po
     would get.
     """
     corner, side = patches[:, :2], patches[:, 2:]
-    centre = corner + side / 2
-    low = boxes[:, None, :2]
-    high = low + boxes[:, None, 2:]
-    on_bird = ((centre >= low) & (centre < high)).all(-1)  # (B, N)
+    on_bird = patches_in(boxes, patches)
     offset = points[:, None] - corner[:, None]  # (B, N, P, 2)
     on_part = ((offset >= 0) & (offset < side[:, None])).all(-1).any(-1)  # (B, N)
     bird, part = (np.take_along_axis(truth, parts, axis=1) for truth in (on_bird, on_part))
@@ -76,6 +88,14 @@ def selection_hits(parts: np.ndarray, patches: np.ndarray, boxes: np.ndarray, po
     })  # fmt: skip
 
 
+def tested_images(run: Run) -> ImageSet:
+    """The test images of a finished run, in the order of its predictions: without those that could not be decoded."""
+    _, test = open_splits(run.experiment)
+    tested = set(run.predictions["id"])
+    test.drop([place for place, image in enumerate(test.ids) if image not in tested])
+    return test
+
+
 def localise(run: Run, method: str | None = None) -> pd.DataFrame:
     """Where a finished run looks: one row per test image, in the order of its predictions.
 
@@ -83,9 +103,7 @@ def localise(run: Run, method: str | None = None) -> pd.DataFrame:
     selects, columns selected_…: `selection_hits` of its parts. No columns for data without boxes.
     """
     experiment = run.experiment
-    model, (_, test) = load_model(run), open_splits(experiment)
-    tested = set(run.predictions["id"])  # without those that could not be decoded
-    test.drop([place for place, image in enumerate(test.ids) if image not in tested])
+    model, test = load_model(run), tested_images(run)
     if test.boxes is None:
         return pd.DataFrame(index=range(len(test)))
     boxes, discriminative = box_views(test, experiment), discriminative_points(test, experiment)
@@ -100,8 +118,6 @@ def localise(run: Run, method: str | None = None) -> pd.DataFrame:
             frames.append(map_hits(maps.numpy(), boxes[batch], points[batch], known[batch]))
     found = pd.concat(frames, ignore_index=True).add_prefix("map_")
     if experiment.fusion:
-        rows, columns = model.cfg.grid
-        patches = patch_boxes(range(rows * columns), columns, model.cfg.patch_size, model.cfg.stride)
-        hits = selection_hits(np.stack(run.predictions["parts"]), patches, boxes, discriminative)
+        hits = selection_hits(np.stack(run.predictions["parts"]), model_patches(model), boxes, discriminative)
         found = found.join(hits.add_prefix("selected_"))
     return found.astype(np.float32)
