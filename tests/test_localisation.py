@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fgvc_lib.datasets import open_splits
+from fgvc_lib.datasets import open_splits, part_points
 from fgvc_lib.datasets.geometry import box_mask, patch_boxes
 from fgvc_lib.experiments.localisation import localise, map_hits, selection_hits
 from fgvc_lib.training import fit
@@ -109,6 +109,23 @@ def test_where_a_run_looks_on_annotated_birds(birds, runs, tiny):
     assert localise(fit(tiny, progress=False)).empty  # no boxes, no columns
     control = fit(run.experiment.replace(fusion="random"), progress=False)
     pd.testing.assert_frame_equal(localise(control), localise(control))  # the same patches whenever it is looked at
+
+
+@pytest.mark.parametrize("crop", [False, True])
+def test_where_a_run_looks_on_data_in_the_official_layout(official, tiny, crop):
+    """CUB-200-2011 annotates parts and does not say which set a class apart: all that are visible are to be hit."""
+    experiment = tiny.replace(data=str(official), image_size=64, resize_size=72, crop_to_box=crop)
+    run = fit(experiment, progress=False)
+    hits, (_, test) = localise(run), open_splits(experiment)
+    assert hits["map_discriminative"].isna().all() and hits["map_part"].notna().all()
+    assert hits["map_box_chance"].eq(1).all() == crop  # all that is left is the box
+    points, cols = part_points(test, experiment), (64 - 16) // 12 + 1
+    for row, (own, parts) in enumerate(zip(points, run.predictions["parts"], strict=True)):
+        held = [any(0 <= x - p % cols * 12 < 16 and 0 <= y - p // cols * 12 < 16 for p in parts) for x, y in own]
+        assert hits.loc[row, "selected_part"] == any(held)
+        assert hits.loc[row, "selected_part_recall"] == pytest.approx(sum(held) / (~np.isnan(own).any(1)).sum())
+    chances = hits.filter(like="chance").drop(columns="map_discriminative_chance")
+    assert ((chances >= 0) & (chances <= 1)).all(axis=None)
 
 
 def test_where_a_run_looks_leaves_out_what_could_not_be_decoded(birds, runs, tiny, tmp_path):
