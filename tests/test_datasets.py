@@ -114,6 +114,24 @@ def test_a_bad_line_is_named(cub, file, line, words):
         CUB200(cub)
 
 
+def test_spaces_at_the_end_of_a_line_are_no_part_of_a_name(cub):
+    wanted = CUB200(cub)
+    for name in ("images.txt", "classes.txt"):
+        lines = (cub / name).read_text().splitlines()
+        (cub / name).write_text("".join(f" {line} \t\r\n" for line in lines))
+    found = CUB200(cub)
+    assert found.paths == wanted.paths and found.classes == wanted.classes
+
+
+@pytest.mark.parametrize("text", ["class,name\n1,a\n", "class_id\n1\n1\n2\n3\n", "class_id\n1\n2\n", "", "a\n1,2,3\n4"])
+def test_a_table_of_attributes_without_each_class_once(cub, text):
+    (cub / "attributes.csv").write_text("class_id,bill\n3,red\n1,blue\n2,red\n")
+    assert CUB200(cub).attributes["bill"].tolist() == ["blue", "red", "red"]
+    (cub / "attributes.csv").write_text(text)
+    with pytest.raises(DataError, match=r"attributes\.csv has no column class_id with each class once"):
+        CUB200(cub)
+
+
 def test_an_id_without_an_image(cub):
     with open(cub / "train_test_split.txt", "a") as file:
         file.write("77 1\n")
