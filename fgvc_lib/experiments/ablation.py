@@ -124,14 +124,18 @@ def collect(runs: dict[tuple[str, int], Run]) -> pd.DataFrame:
     frames, entries = [], []
     for (key, seed), run in tqdm(runs.items(), "where they look", unit="run"):
         frames.append(run.predictions.join(localise(run)).assign(variant=key, seed=seed))
-        entry = {"variant": key, "seed": seed, "run": run.folder.name}
-        entry |= {name: run.environment[name] for name in ("data", "weights")}
-        entry |= {"experiment": dataclasses.asdict(run.experiment.replace(data="")), "environment": run.environment}
-        entries.append(entry)
+        entries.append({"variant": key, "seed": seed, **origin(run)})
     records = pd.concat(frames, ignore_index=True)
     records["variant"] = records["variant"].astype(pd.CategoricalDtype(dict.fromkeys(key for key, _ in runs)))
     records.attrs = {"schema": SCHEMA, "runs": json.dumps(entries)}  # text: pandas copies what is here at every step
     return records
+
+
+def origin(run: Run) -> dict:
+    """How a finished run was made: what `made` says of it, but for its variant and seed."""
+    about = {name: run.environment[name] for name in ("data", "weights")}
+    experiment = dataclasses.asdict(run.experiment.replace(data=""))
+    return {"run": run.folder.name, **about, "experiment": experiment, "environment": run.environment}
 
 
 def made(records: pd.DataFrame) -> list[dict]:

@@ -5,11 +5,12 @@ import pandas as pd
 import torch
 from scipy.stats import hypergeom
 
-from ..datasets import eval_loader, open_splits
+from ..datasets import ImageSet, eval_loader, open_splits
 from ..datasets.geometry import box_mask, box_views, discriminative_points, part_points, patch_boxes
 from ..runs import Run
 from ..saliency import attribute, input_gradient
 from ..training import load_model
+from ..vit import VisionTransformer
 
 WINDOW = 16  # pixels: the square around a part's point that counts as the part
 
@@ -50,6 +51,20 @@ def _windows(points, size):
     return np.any([box_mask(squares[:, part], size) for part in range(points.shape[1])], axis=0)
 
 
+def model_patches(model: VisionTransformer) -> np.ndarray:
+    """The boxes (N, 4) of the model's patches."""
+    rows, columns = model.cfg.grid
+    return patch_boxes(range(rows * columns), columns, model.cfg.patch_size, model.cfg.stride)
+
+
+def patches_in(boxes: np.ndarray, patches: np.ndarray) -> np.ndarray:
+    """Which patches (N, 4) have their centre in which of the boxes (B, 4): (B, N) bool."""
+    centre = patches[:, :2] + patches[:, 2:] / 2
+    low = boxes[:, None, :2]
+    high = low + boxes[:, None, 2:]
+    return ((centre >= low) & (centre < high)).all(-1)
+
+
 def selection_hits(parts: np.ndarray, patches: np.ndarray, boxes: np.ndarray, points: np.ndarray) -> pd.DataFrame:
     """How selected patches lie on the birds: one row per image.
 
@@ -61,10 +76,7 @@ def selection_hits(parts: np.ndarray, patches: np.ndarray, boxes: np.ndarray, po
     _chance_on_bird: the same, drawn among the patches whose centre lies in the box, all of them if there are fewer.
     """
     corner, side = patches[:, :2], patches[:, 2:]
-    centre = corner + side / 2
-    low = boxes[:, None, :2]
-    high = low + boxes[:, None, 2:]
-    on_bird = ((centre >= low) & (centre < high)).all(-1)  # (B, N)
+    on_bird = patches_in(boxes, patches)
     offset = points[:, None] - corner[:, None]  # (B, N, P, 2)
     holds = ((offset >= 0) & (offset < side[:, None])).all(-1)
     holds = np.concatenate([holds.any(-1, keepdims=True), holds], axis=-1)  # (B, N, 1+P): any of the points, and each
@@ -83,6 +95,14 @@ def selection_hits(parts: np.ndarray, patches: np.ndarray, boxes: np.ndarray, po
     return pd.DataFrame(found)
 
 
+def tested_images(run: Run) -> ImageSet:
+    """The test images of a finished run, in the order of its predictions: without those that could not be decoded."""
+    _, test = open_splits(run.experiment)
+    tested = set(run.predictions["id"])
+    test.drop([place for place, image in enumerate(test.ids) if image not in tested])
+    return test
+
+
 def localise(run: Run, method: str | None = None) -> pd.DataFrame:
     """Where a finished run looks: one row per test image, in the order of its predictions.
 
@@ -91,18 +111,14 @@ def localise(run: Run, method: str | None = None) -> pd.DataFrame:
     CUB-200-2011 does not, the parts to hit are all that are annotated. No columns for data without boxes.
     """
     experiment = run.experiment
-    model, (_, test) = load_model(run), open_splits(experiment)
-    tested = set(run.predictions["id"])  # without those that could not be decoded
-    test.drop([place for place, image in enumerate(test.ids) if image not in tested])
+    model, test = load_model(run), tested_images(run)
     if test.boxes is None:
         return pd.DataFrame(index=range(len(test)))
     boxes, discriminative = box_views(test, experiment), discriminative_points(test, experiment)
     points = discriminative if test.parts is None else part_points(test, experiment)
     known = np.full_like(points, np.nan) if test.diagnostic is None else discriminative  # where the data says which they are
     if experiment.fusion:
-        rows, columns = model.cfg.grid
-        patches = patch_boxes(range(rows * columns), columns, model.cfg.patch_size, model.cfg.stride)
-        parts = np.stack(run.predictions["parts"])
+        patches, parts = model_patches(model), np.stack(run.predictions["parts"])
     frames, first = [], 0
     with torch.random.fork_rng():
         torch.manual_seed(experiment.seed)  # as `fit` does before it tests
