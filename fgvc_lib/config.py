@@ -53,7 +53,7 @@ class Experiment:
     rank: int = 1  # of fusion "lowrank"
     head: Literal["cls", "flatten"] = "cls"  # classify the class token, or class and part tokens side by side
     dropout: float = 0.0
-    weights: str = ""  # file of pre-trained weights, or "imagenet" for efficientnet_lite0; "": random initialisation
+    weights: str = ""  # a file, "dinov2", "timm:NAME", or of efficientnet_lite0 "imagenet"; "": random initialisation
     init_last_block: bool = False  # True: leave the last layer random, as TransFG's code does
 
     image_size: int = 112  # pixels the model sees
