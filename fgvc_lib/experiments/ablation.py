@@ -152,15 +152,18 @@ def write_records(records: pd.DataFrame, path: Path) -> None:
     write_whole(path, records.to_parquet(compression="zstd"))
 
 
-def read_records(path: Path) -> pd.DataFrame:
-    """What `write_records` kept. Raises DataError for a file that is missing, damaged or of another schema."""
-    again = "run `python -m fgvc_lib ablate`"
+def read_records(path: Path, command: str = "ablate") -> pd.DataFrame:
+    """What `write_records` kept. Raises DataError for a file that is missing, damaged or of another schema.
+
+    command: the one that makes such a file, for the error's advice.
+    """
+    again = f"run `python -m fgvc_lib {command}`"
     if not path.is_file():
-        raise DataError(f"there are no records at {path}: `python -m fgvc_lib ablate` makes them, for this PROFILE and DATA")
+        raise DataError(f"there are no records at {path}: {again}, for this PROFILE and DATA")
     try:
         records = pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as records of an ablation ({error}): {again}") from error
+        raise DataError(f"{path} cannot be read as records ({error}): {again}") from error
     schema = records.attrs.get("schema", "none")
     if schema != SCHEMA:
         raise DataError(f"{path} has schema {schema}, this version reads {SCHEMA}: {again} again")
