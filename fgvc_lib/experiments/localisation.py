@@ -1,4 +1,4 @@
-"""Whether maps and selected patches lie on the bird, and on its discriminative parts."""
+"""Whether maps and selected patches lie on the bird, and on its parts."""
 
 import numpy as np
 import pandas as pd
@@ -69,23 +69,30 @@ def selection_hits(parts: np.ndarray, patches: np.ndarray, boxes: np.ndarray, po
     """How selected patches lie on the birds: one row per image.
 
     parts: (B, K) patch indices. patches: (N, 4), every patch's box, from `patch_boxes`. boxes: (B, 4).
-    points: (B, P, 2) x y in pixels of the discriminative parts, nan where one is not visible.
+    points: (B, P, 2) x y in pixels of the parts to hit, nan where one is not visible.
     Columns: bird (share of the selected patches whose centre lies in the box), part (1 if any of them holds one of the
-    points, else 0; nan where there is none); bird_chance and part_chance: what as many different patches, drawn at random,
-    would get.
+    points, else 0) and part_recall (share of the visible points that they hold), both nan where no point is visible.
+    Each with _chance: what as many different patches, drawn at random, would get on average; and the last two with
+    _chance_on_bird: the same, drawn among the patches whose centre lies in the box, all of them if there are fewer.
     """
     corner, side = patches[:, :2], patches[:, 2:]
     on_bird = patches_in(boxes, patches)
     offset = points[:, None] - corner[:, None]  # (B, N, P, 2)
-    on_part = ((offset >= 0) & (offset < side[:, None])).all(-1).any(-1)  # (B, N)
-    bird, part = (np.take_along_axis(truth, parts, axis=1) for truth in (on_bird, on_part))
-    different = [len(set(row)) for row in parts.tolist()]
-    missed = hypergeom.pmf(0, len(patches), on_part.sum(1), different)
-    visible = ~np.isnan(points).any(-1).all(1)
-    return pd.DataFrame({
-        "bird": bird.mean(1), "part": np.where(visible, part.any(1), np.nan),
-        "bird_chance": on_bird.mean(1), "part_chance": np.where(visible, 1 - missed, np.nan),
-    })  # fmt: skip
+    holds = ((offset >= 0) & (offset < side[:, None])).all(-1)
+    holds = np.concatenate([holds.any(-1, keepdims=True), holds], axis=-1)  # (B, N, 1+P): any of the points, and each
+    hit = {"": np.take_along_axis(holds, parts[..., None], axis=1).any(1)}  # (B, 1+P), or how likely it is
+    different = np.array([len(set(row)) for row in parts.tolist()])
+    for name, there in (("_chance", np.ones_like(on_bird)), ("_chance_on_bird", on_bird)):
+        count, holding = there.sum(1, keepdims=True), (holds & there[..., None]).sum(1)
+        drawn = np.minimum(different[:, None], count)
+        hit[name] = 1 - hypergeom.pmf(0, count.clip(1), holding, drawn)
+    visible = (~np.isnan(points).any(-1)).sum(1)
+    visible = np.where(visible, visible, np.nan)
+    found = {"bird": np.take_along_axis(on_bird, parts, axis=1).mean(1), "bird_chance": on_bird.mean(1)}
+    for name, values in hit.items():
+        found[f"part{name}"] = np.where(visible > 0, values[:, 0], np.nan)
+        found[f"part_recall{name}"] = values[:, 1:].sum(1) / visible
+    return pd.DataFrame(found)
 
 
 def tested_images(run: Run) -> ImageSet:
@@ -100,7 +107,8 @@ def localise(run: Run, method: str | None = None) -> pd.DataFrame:
     """Where a finished run looks: one row per test image, in the order of its predictions.
 
     Columns map_…: `map_hits` of its input gradient, or of what another method of `saliency.attribute` says; if the model
-    selects, columns selected_…: `selection_hits` of its parts. No columns for data without boxes.
+    selects, columns selected_…: `selection_hits` of its parts. Where the data does not say which parts set a class apart, as
+    CUB-200-2011 does not, the parts to hit are all that are annotated. No columns for data without boxes.
     """
     experiment = run.experiment
     model, test = load_model(run), tested_images(run)
@@ -109,15 +117,17 @@ def localise(run: Run, method: str | None = None) -> pd.DataFrame:
     boxes, discriminative = box_views(test, experiment), discriminative_points(test, experiment)
     points = discriminative if test.parts is None else part_points(test, experiment)
     known = np.full_like(points, np.nan) if test.diagnostic is None else discriminative  # where the data says which they are
+    if experiment.fusion:
+        patches, parts = model_patches(model), np.stack(run.predictions["parts"])
     frames, first = [], 0
     with torch.random.fork_rng():
         torch.manual_seed(experiment.seed)  # as `fit` does before it tests
         for images, labels in eval_loader(test, experiment):
             batch = slice(first, first := first + len(images))
             maps = attribute(model, images, labels, method) if method else input_gradient(model, images, labels)
-            frames.append(map_hits(maps.numpy(), boxes[batch], points[batch], known[batch]))
-    found = pd.concat(frames, ignore_index=True).add_prefix("map_")
-    if experiment.fusion:
-        hits = selection_hits(np.stack(run.predictions["parts"]), model_patches(model), boxes, discriminative)
-        found = found.join(hits.add_prefix("selected_"))
-    return found.astype(np.float32)
+            found = map_hits(maps.numpy(), boxes[batch], points[batch], known[batch]).add_prefix("map_")
+            if experiment.fusion:
+                hits = selection_hits(parts[batch], patches, boxes[batch], discriminative[batch])
+                found = found.join(hits.add_prefix("selected_"))
+            frames.append(found)
+    return pd.concat(frames, ignore_index=True).astype(np.float32)
