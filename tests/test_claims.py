@@ -278,3 +278,19 @@ def test_the_evidence_is_read_from_the_project_and_printed(found, tmp_path, monk
     (results / "photos-A.parquet").write_bytes(b"cut off")
     with pytest.raises(DataError, match=r"photos-A\.parquet cannot be read"):
         read_evidence()
+
+
+def test_the_sharper_test_of_mul_is_the_height_of_its_curve():
+    """Where it is recorded; else it is not tested."""
+    rng, frames = np.random.default_rng(0), []
+    for rule, rate in {"add": 0.5, "matmul": 0.5, "lastlayer": 0.9, "mul": 0.7}.items():
+        for k, patches in ((1, 4), (9, 9)):
+            right = rng.random((SEEDS, IMAGES)) < (rate if k == 1 else 0.9)
+            frame = pd.DataFrame(right).stack().rename("correct").rename_axis(["seed", "id"]).reset_index()
+            frames.append(frame.assign(rule=rule, k=k, patches=patches))
+    table = claims(dataclasses.replace(ONE, curves={"A": pd.concat(frames)}))
+    (found,) = table.loc["mul_chooses_best", "photographs"].values()
+    assert [one.side for one in found.measured] == [1, 1, -1]
+    assert table.loc["mul_chooses_best", ["verdict", "level"]].tolist() == ["contradicted", "photographs"]
+    (birds,) = table.loc["mul_chooses_best", "birds"].values()
+    assert (birds.verdict, birds.why) == ("not_tested", "no_curve")

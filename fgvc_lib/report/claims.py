@@ -1,7 +1,7 @@
 """The claims of the course report: what each asserts, what was measured, and the verdict, by one rule for all."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +9,7 @@ import pandas as pd
 from ..config import project_path
 from ..errors import DataError
 from ..experiments.ablation import made, read_records
+from ..experiments.curve import heights
 from ..experiments.statistics import holm, interval, p_value, paired, values_of
 from ..experiments.variants import FOUR, REFERENCE
 
@@ -23,7 +24,7 @@ class Comparison:
     """One thing that a claim asserts: that a value lies above a bound, or below it.
 
     The value is how much more accurate variant `one` is than variant `other`; without `other`, its accuracy, or by how much
-    another column of its records exceeds its chance.
+    another column of its records exceeds its chance. Of column "curve": by how much one rule's curve lies above another's.
     """
 
     one: str
@@ -33,8 +34,11 @@ class Comparison:
     column: str = "correct"
     style: str = "difference"  # its format in templates/words.en.toml
 
-    def values(self, records: pd.DataFrame) -> pd.DataFrame:
+    def values(self, records: pd.DataFrame, curve: pd.DataFrame | None) -> pd.DataFrame:
         """Seeds by test images."""
+        if self.column == "curve":
+            height = heights(curve)[1]
+            return height[self.one] - height[self.other]
         if self.other:
             return paired(records, self.one, self.other)
         values = values_of(records, self.one, self.column)
@@ -56,6 +60,7 @@ CLAIMS = {
         Comparison("psm_mul", REFERENCE, below=True, bound=LITTLE, style="limit"),
     ],
     "mul_is_best": [Comparison("psm_mul", other) for other in FOUR if other != "psm_mul"],
+    "mul_chooses_best": [Comparison("mul", rule, column="curve", style="curve") for rule in ("add", "matmul", "lastlayer")],
     "contrastive_hurts": [Comparison("psm_mul_contrastive", "psm_mul", below=True)],
     "selection_is_faster": [Comparison("psm_mul", below=True, bound=1.0, style="bench")],
     "reaches_89_90": [],
@@ -103,6 +108,7 @@ class Evidence:
     photographs: dict[str, pd.DataFrame]  # records of profile `photos`, by the name of their set
     birds: pd.DataFrame  # records of profile `quick` on the built-in birds
     bench: dict  # what `bench --json` wrote, in the course report's own setting
+    curves: dict[str, pd.DataFrame] = field(default_factory=dict)  # records of `curve`, by the set's name; "": the birds
 
 
 def read_evidence() -> Evidence:
@@ -115,7 +121,9 @@ def read_evidence() -> Evidence:
         raise DataError(f"there is no measurement of time at {step} ({error}): `{again}` makes it") from error
     files = sorted(results.glob("photos-*.parquet"))
     photographs = {file.stem.removeprefix("photos-"): read_records(file) for file in files}
-    return Evidence(photographs, read_records(results / "quick.parquet"), bench)
+    paths = {name: results / f"curve-photos-{name}.parquet" for name in photographs} | {"": results / "curve-quick.parquet"}
+    curves = {name: read_records(path, "curve RUN") for name, path in paths.items() if path.is_file()}
+    return Evidence(photographs, read_records(results / "quick.parquet"), bench, curves)
 
 
 def verdict(measured: list[Measured]) -> str:
@@ -138,8 +146,11 @@ def claims(evidence: Evidence) -> pd.DataFrame:
     classes), the same for the built-in birds, and by (machine,); verdict; level, the first of these three that tests the
     claim, on which the verdict rests, or "". Where sets of photographs differ in their verdicts, it is cannot_tell.
     """
-    photographs = {_place(name, records): _photographs(records) for name, records in evidence.photographs.items()}
-    birds = {_place("", evidence.birds): _findings(evidence.birds, BIRDS)}
+    photographs = {
+        _place(name, records): _photographs(records, evidence.curves.get(name))
+        for name, records in evidence.photographs.items()
+    }
+    birds = {_place("", evidence.birds): _findings(evidence.birds, evidence.curves.get(""), BIRDS)}
     bench = {(evidence.bench["environment"]["device"],): _time(evidence.bench)}
     rows = {}
     for claim in CLAIMS:
@@ -158,14 +169,17 @@ def _place(name, records):
     return name, made(records)[0]["environment"]["classes"]
 
 
-def _findings(records, untested):
+def _findings(records, curve, untested):
     """What some records say of each claim; untested: why they cannot test a claim."""
     there, values, why = set(records["variant"].unique()), {}, dict(untested)
     for claim, asserted in CLAIMS.items():
-        if not {variant for one in asserted for variant in (one.one, one.other or one.one)} <= there:
+        if any(one.column == "curve" for one in asserted):
+            if curve is None:
+                why.setdefault(claim, "no_curve")
+        elif not {variant for one in asserted for variant in (one.one, one.other or one.one)} <= there:
             why.setdefault(claim, "rows_missing")
         if claim not in why:
-            values |= {(claim, one): one.values(records) for one in asserted}
+            values |= {(claim, one): one.values(records, curve) for one in asserted}
     p = holm(pd.Series([p_value(some, one.bound) for (_, one), some in values.items()], dtype=float))
     measured = {claim: [] for claim in CLAIMS}
     for ((claim, one), some), corrected in zip(values.items(), p, strict=True):
@@ -176,11 +190,11 @@ def _findings(records, untested):
     }
 
 
-def _photographs(records):
+def _photographs(records, curve):
     """The findings of a set of photographs, with the accuracy of its best row, which tests nothing."""
     best = max(records["variant"].unique(), key=lambda key: values_of(records, key).to_numpy().mean())
     shown = Measured(Comparison(best, style="best"), *interval(values_of(records, best)))
-    found = _findings(records, PHOTOGRAPHS)
+    found = _findings(records, curve, PHOTOGRAPHS)
     return found | {"reaches_89_90": replace(found["reaches_89_90"], measured=[shown])}
 
 

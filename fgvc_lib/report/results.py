@@ -7,6 +7,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from ..config import project_path
 from ..experiments.ablation import made
+from ..experiments.curve import areas
 from ..experiments.summaries import controls, gradients, pretraining, selections, summary
 from .claims import FAR, LITTLE, Evidence, claims
 from .tables import markdown, readable
@@ -30,6 +31,8 @@ def results_pages(evidence: Evidence, drawings: pd.DataFrame) -> dict[str, str]:
     values["birds"] |= _tables(evidence.birds) | {"gradients": gradients(evidence.birds)}
     for name, records in evidence.photographs.items():
         values["photographs"][name] |= _tables(records)
+    for name, records in evidence.curves.items():
+        (values["photographs"][name] if name else values["birds"])["areas"] = areas(records)
     pages = {}
     for lang, (results, readme) in PAGES.items():
         pages[results] = _render(f"results.{lang}.md", lang, values)
