@@ -117,7 +117,7 @@ def test_the_command(tiny, tmp_path, monkeypatch, capsys):
     text = capsys.readouterr().out
     assert "1 of 1 photographs explained" in text and "greyscale" in text
     assert json.loads((tmp_path / "o" / "predictions.json").read_text())[0]["prediction"].startswith("Class")
-    assert (tmp_path / "o" / "predictions.csv").is_file() and (tmp_path / "o" / "bird.jpg.jpg").is_file()
+    assert (tmp_path / "o" / "predictions.csv").is_file() and (tmp_path / "o" / "bird.jpg").is_file()
     photo.write_bytes(b"junk")
     with pytest.raises(SystemExit, match="2"):
         cli.main()

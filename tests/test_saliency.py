@@ -57,13 +57,14 @@ def test_fgsm_moves_every_value_up_the_loss_and_stays_a_picture():
     mean, std = (torch.tensor(values)[:, None, None] for values in scale)
     pixels = torch.rand(2, 3, 32, 32)
     images = (pixels - mean) / std
-    moved = fgsm(model, images, labels, 2, scale) * std + mean
+    still, moved, *_ = fgsm(model, images, labels, (0, 2, 4), scale)
+    assert torch.equal(still, images.clamp(-mean / std, (1 - mean) / std))
+    moved = moved * std + mean
     assert moved.min() >= -1e-6 and moved.max() <= 1 + 1e-6
     inside = (pixels > 2 / 255) & (pixels < 1 - 2 / 255) & (moved != pixels)
     assert torch.allclose((moved - pixels).abs()[inside], torch.tensor(2 / 255), atol=1e-6) and inside.float().mean() > 0.9
     loss = nn.CrossEntropyLoss()
     assert loss(model((moved - mean) / std), labels) > loss(model(images), labels)
-    assert torch.equal(fgsm(model, images, labels, 0, scale), images.clamp(-mean / std, (1 - mean) / std))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -91,6 +91,17 @@ def measure(setting: BenchSetting) -> pd.DataFrame:
     return pd.concat([_measure_size(setting, size) for size in setting.sizes], ignore_index=True)
 
 
+def step_seconds(experiment: Experiment) -> tuple[float, float]:
+    """Seconds of a training step of an experiment's ViT on this machine, and of testing as many images, one try each."""
+    found = []
+    for precision in (experiment.precision, "no"):  # tests are always float32
+        sizes = {"sizes": (experiment.image_size,), "stride": experiment.stride, "batch_size": experiment.batch_size}
+        work = _Work(resolve(BenchSetting(experiment.model, precision=precision, **sizes)), experiment.image_size)
+        work.seconds("plain")  # what is done once is not timed
+        found.append(work.seconds("plain"))
+    return found[0][0], found[1][1]
+
+
 def _measure_size(setting, size):
     memory = {row: _memory(setting, size, row) for row in tqdm(ROWS, f"memory at {size} pixels", unit="row")}
     work = _Work(setting, size)
