@@ -52,7 +52,7 @@ def show(figure: Figure, name: str, alt: str) -> "IPython.display.Image":
 
 
 def png(figure: Figure, photographs: bool = False) -> bytes:
-    """A figure as the bytes of a PNG file with a palette of 256 colours, a third of the size without one, but for photographs,
+    """A figure as the bytes of a PNG file, with a palette of 256 colours, a third of the size, unless it shows photographs,
     whose colours tell species apart."""
     buffer, small = io.BytesIO(), io.BytesIO()
     figure.savefig(buffer, dpi=90)
