@@ -67,6 +67,15 @@ def test_files_folders_and_patterns(tmp_path):
         find_photos([tmp_path / "nothing*.jpg"])
 
 
+def test_pictures_have_the_names_of_their_photographs_and_are_written_over_none(tmp_path):
+    files = [picture(tmp_path / "in" / name) for name in ("a.jpg", "a.png", "A.webp", "a-2.jpg", "deep/a.png")]
+    places = module._places(find_photos([tmp_path / "in"]), tmp_path / "out")
+    assert len({str(place).casefold() for place in places.values()}) == 5
+    assert places[files[3]] == tmp_path / "out" / "a-2.jpg" and places[files[4]] == tmp_path / "out" / "deep" / "a.jpg"
+    with pytest.raises(ConfigError, match="would be written over photographs, as .*a.jpg: name another folder"):
+        module._places({files[0]: module.Path("a.jpg")}, tmp_path / "in")
+
+
 @pytest.mark.parametrize("changes", [{}, {"fusion": None}, {"fusion": None, "model": "resnet18"}])
 def test_each_kind_of_model_explains(tiny, tmp_path, changes):
     for name in "abc":

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from fgvc_lib.cnn import resnet18
+from fgvc_lib.cnn import efficientnet_lite0, resnet18
 from fgvc_lib.config import Experiment
 from fgvc_lib.datasets import normalisation
 from fgvc_lib.errors import ConfigError
@@ -78,6 +78,25 @@ def test_each_method_explains_the_logit_of_the_label(method):
     assert not torch.allclose(maps, attribute(model, images, labels.flip(0), method, samples=4))
     assert model.training and all(p.requires_grad and p.grad is None for p in model.parameters())
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("model", ["resnet18", "efficientnet_lite0"])
+def test_grad_cam_weighs_the_maps_that_are_averaged(model):
+    """For such a model the weights of Grad-CAM are those of its classifier, as CAM's (Zhou et al. 2016)."""
+    if model == "resnet18":
+        net = resnet18(3).eval()
+        features, weights = nn.Sequential(*[*net.children()][:-2]), net.fc.weight
+    else:
+        pytest.importorskip("efficientnet_lite_pytorch")
+        net = efficientnet_lite0(3, 70, pretrained=False).eval()
+        features, weights = net.extract_features, net._fc.weight
+    images, labels = torch.randn(2, 3, 70, 70), torch.tensor([0, 2])
+    found = features(images)
+    assert found.shape[-1] == 3
+    cells = torch.einsum("bchw,bc->bhw", found, weights[labels]).relu() / found[0, 0].numel()
+    expected = nn.functional.interpolate(cells[:, None], (70, 70), mode="bilinear")[:, 0]
+    maps = attribute(net, images, labels, "Grad-CAM")
+    assert expected.max() > 0 and torch.allclose(maps, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_integrated_gradients_of_a_linear_model_are_exact():

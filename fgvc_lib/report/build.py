@@ -19,7 +19,7 @@ from ..config import active_experiment, project_path
 from ..datasets import open_splits
 from ..errors import FGVCError
 from ..experiments.ablation import plan, read_records
-from ..experiments.bench import step_seconds
+from ..experiments.bench import image_seconds
 from ..experiments.variants import REFERENCE, report_variants
 from ..files import write_whole
 from ..runs import find_run
@@ -73,9 +73,9 @@ def _to_train(base, train, test):
     if not todo:
         return f"All {len(experiments)} models of the chapters are trained."
     one = experiments[REFERENCE].on(len(train))  # for all: the CNN takes less
-    step, testing = step_seconds(one)
-    tests = math.ceil(one.steps / one.checkpoint_every) * math.ceil(len(test) / one.batch_size)
-    minutes = len(todo) * (one.steps * step + tests * testing) / 60
+    training, testing = image_seconds(one)
+    tests = math.ceil(one.steps / one.checkpoint_every)  # one at each checkpoint
+    minutes = len(todo) * (one.steps * one.batch_size * training + tests * len(test) * testing) / 60
     time = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{math.ceil(minutes)} minutes"
     return f"{len(todo)} of the chapters' {len(experiments)} models are to be trained: about {time} on this machine."
 
