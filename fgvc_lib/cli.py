@@ -104,6 +104,8 @@ def explain(photos: tuple[str, ...], run: str | None = None, out: Path = Path("e
 def main() -> None:
     """Run a command; an error that a user can mend becomes one line and exit code 2."""
     name, *arguments = sys.argv[1:] or ["--help"]
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # names of files and classes hold letters that not every terminal has
     try:
         if name in ("-h", "--help"):
             lines = "".join(f"\n  {command:<10}{what}" for command, (_, what) in COMMANDS.items())

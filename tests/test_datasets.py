@@ -95,11 +95,11 @@ def test_a_bad_box_line_is_named(cub):
 def test_a_truncated_image_is_found(cub):
     train = CUB200(cub)
     train.paths[3].write_bytes(train.paths[3].read_bytes()[:200])
-    assert train.broken() == [3]
+    assert [*train.flaws()] == [3]
     with pytest.raises(DataError, match=train.paths[3].name):
         train[3]
-    train.drop([3])
-    assert len(train) == 8 and train.broken() == []
+    train.skip_broken()
+    assert len(train) == 8 and train.skipped == 1 and not train.flaws()
 
 
 def test_unknown_names_list_the_known(cub):

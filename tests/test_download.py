@@ -6,6 +6,7 @@ import tarfile
 import threading
 
 import pytest
+from conftest import project_at
 
 from fgvc_lib.datasets import download
 from fgvc_lib.datasets.download import SOURCES, Source, fetch, fetch_all
@@ -120,7 +121,7 @@ def test_an_unwritable_folder(tmp_path):
 @pytest.fixture
 def three(server, tmp_path, monkeypatch):
     """A project with three sources, the second of which cannot be fetched."""
-    monkeypatch.chdir(tmp_path)
+    project_at(monkeypatch, tmp_path)
     Handler.content = b"fine"
     fine, wrong = source(server, b"fine"), source(server, b"another")
     sources = {"cub": fine, "vit": wrong._replace(path="v.npz"), "resnet": fine._replace(path="r.pth")}

@@ -105,17 +105,18 @@ def test_too_many_pixels_for_training_and_for_uploads(tmp_path, monkeypatch):
     Image.new("1", (2000, 1000)).save(tmp_path / "big.png")
     with pytest.raises(DataError, match="^big.png has 2000 x 1000 pixels: scale it down to 1 million or fewer$"):
         read_photograph(tmp_path / "big.png", "big.png")
-    with pytest.raises(DataError, match=r"cannot decode the image .*big.png \(it has 2000 x 1000 pixels"):
+    with pytest.raises(DataError, match=r"/big.png has 2000 x 1000 pixels: scale it down to 1 million or fewer$"):
         set_of_one(tmp_path / "big.png").load(0)
     Image.new("1", (15_000, 13_000)).save(tmp_path / "panorama.png")  # more than Pillow opens
-    with pytest.raises(DataError, match="^panorama.png has far too many pixels: scale it down"):
+    with pytest.raises(DataError, match="^panorama.png has 195000000 pixels: scale it down"):
         read_photograph(tmp_path / "panorama.png", "panorama.png")
 
 
 def test_what_is_no_image_is_named(tmp_path):
     path = tmp_path / "junk.jpg"
     path.write_bytes(b"no image")
-    with pytest.raises(DataError, match="^junk.jpg is not an image that can be read: choose a JPEG"):
+    words = r"junk.jpg is not an image that can be read \(nothing in it says that it is a JPEG, .* file\): choose a JPEG"
+    with pytest.raises(DataError, match=f"^{words}"):
         read_photograph(path, "junk.jpg")
-    with pytest.raises(DataError, match=r"cannot decode the image .*junk\.jpg \(cannot identify.*replace it or skip it"):
+    with pytest.raises(DataError, match=f"/{words}"):
         set_of_one(path).load(0)

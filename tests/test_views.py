@@ -1,5 +1,6 @@
 import pytest
 import torch
+from conftest import project_at
 from PIL import Image
 from test_photographs import noise
 from torchvision.transforms import v2
@@ -99,7 +100,7 @@ def test_annotations_turn_a_photograph_in_the_cache_too(cub, caching):
 
 
 def test_tiny_sets_keep_no_cache(cub, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    project_at(monkeypatch, tmp_path)
     Views(CUB200(cub), Experiment(image_size=32, resize_size=36))
     assert not (tmp_path / "data").exists()
 
@@ -107,6 +108,6 @@ def test_tiny_sets_keep_no_cache(cub, tmp_path, monkeypatch):
 @pytest.fixture
 def caching(tmp_path, monkeypatch):
     """A project of the test's own, whose sets are never too tiny for a cache."""
-    monkeypatch.chdir(tmp_path)
+    project_at(monkeypatch, tmp_path)
     monkeypatch.setattr(module, "TINY", 1)
     return tmp_path / "data" / "cache"

@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 from scipy.stats import hypergeom
 
-from ..datasets import eval_loader, open_splits
+from ..datasets import eval_loader, open_splits, workers_watched
 from ..datasets.geometry import box_mask, box_views, discriminative_points, part_points, patch_boxes
 from ..runs import Run
 from ..saliency import attribute, input_gradient
@@ -76,6 +76,7 @@ def selection_hits(parts: np.ndarray, patches: np.ndarray, boxes: np.ndarray, po
     })  # fmt: skip
 
 
+@workers_watched()
 def localise(run: Run, method: str | None = None) -> pd.DataFrame:
     """Where a finished run looks: one row per test image, in the order of its predictions.
 
