@@ -1,5 +1,6 @@
 """`python -m fgvc_lib COMMAND …`: what the library does, from the command line."""
 
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -84,7 +85,7 @@ def explain(photos: tuple[str, ...], run: str | None = None, out: Path = Path("e
     """
     from .app import explain_photographs, find_photos, named_run
 
-    chosen = named_run(run)
+    chosen, out = named_run(run), Path(os.path.expanduser(out))
     print(f"Run {chosen.folder.name}: {chosen.experiment.title}")
     table = explain_photographs(find_photos(photos, out), chosen, out)
     if json:

@@ -239,7 +239,7 @@ def test_a_truncated_image_stops_before_training_or_is_skipped(tiny, runs, capsy
     assert not list(runs.glob("*/checkpoint.pt"))
     run = fit(tiny.replace(skip_broken=True), progress=False)
     assert run.environment["skipped"] == 1 and len(run.predictions) == 5
-    assert "9 training and 5 test images; 1 images that cannot be read left out" in capsys.readouterr().out
+    assert "9 training and 5 test images; images that cannot be read left out: 1" in capsys.readouterr().out
 
 
 def test_options_that_do_not_exist_or_go_together(tiny):

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from ..config import active_experiment, runs_folder
+from ..config import active_experiment, given_path, runs_folder
 from ..datasets import class_title, normalisation, read_photograph, view
 from ..datasets.listing import described, list_folder, printable
 from ..errors import ConfigError, DataError
@@ -30,25 +30,29 @@ def find_photos(patterns: Iterable[str | Path], out: Path = Path("explained")) -
     What lies in `out`, from a run before, is left out of a folder that contains it; see `list_folder` for what else is.
     Raises ConfigError where nothing is named, DataError for a pattern that matches nothing.
     """
-    found = []
+    found, done = [], _real(out)
     for pattern in map(os.path.expanduser, patterns):
         matches = [pattern] if os.path.lexists(pattern) else sorted(glob.glob(pattern, recursive=True))
         listings = [list_folder(Path(match)) for match in matches if os.path.isdir(match)]
         files = [Path(match) for match in matches if not os.path.isdir(match)]
         files += [path for listing in listings for path in listing.photographs]
-        if any(Path(match).resolve() in out.resolve().parents for match in matches):
-            files = [path for path in files if out.resolve() not in path.resolve().parents]
-        unread = [path for listing in listings for path in listing.unread]
+        if any(_real(match) in done.parents for match in matches):
+            files = [path for path in files if done not in _real(path).parents]
+        unread = described(path for listing in listings for path in listing.unread)
         if not files:
-            why = f", but files that are not read: {described(unread)}" if unread else ""
+            why = f", but files that are not read: {unread}" if unread else ""
             raise DataError(f"no photograph at {pattern}{why}: name files, folders or a pattern such as 'photos/*.jpg'")
         if unread:
-            print(f"Not read: {described(unread)}")
+            print(f"Not read: {unread}")
         found += files
     if not found:
         raise ConfigError("name at least one photograph, folder or pattern to explain")
-    common = os.path.commonpath([file.resolve().parent for file in found])
-    return {file: file.resolve().relative_to(common) for file in found}
+    common = os.path.commonpath([_real(file).parent for file in found])
+    return {file: _real(file).relative_to(common) for file in found}
+
+
+def _real(path):
+    return Path(os.path.realpath(path))  # Path.resolve raises at links in a circle
 
 
 def named_run(name: str | None = None) -> Run:
@@ -59,7 +63,7 @@ def named_run(name: str | None = None) -> Run:
     name = name or "psm_mul"
     variants = report_variants(active_experiment()).values()
     runs = [find_run(variant.experiment) for variant in variants if name in (variant.key, variant.title)]
-    runs += [Run(folder) for folder in (runs_folder() / name, Path(name)) if folder.is_dir()]
+    runs += [Run(folder) for folder in (runs_folder() / name, given_path(name)) if folder.is_dir()]
     if not runs:
         titles = "; ".join(variant.title for variant in variants)
         raise ConfigError(f"no run {name!r}: choose a folder in {runs_folder()} or one of {titles}")

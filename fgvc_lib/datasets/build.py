@@ -15,6 +15,7 @@ from .cub import CUB200
 from .fingerprint import Entry
 from .folders import class_folders
 from .image_set import SPLITS, FolderSplit, ImageSet
+from .listing import printable
 from .views import view
 
 
@@ -49,10 +50,11 @@ DATASETS = {
 
 
 def build_dataset(name: str, root: str | Path, split: str = "train", transform: Callable | None = None) -> ImageSet:
-    """The set `name` (one of DATASETS) from the folder `root`. Raises ConfigError, listing the known, for another name."""
+    """The set `name` (one of DATASETS) from the folder `root`, see `given_path`. Raises ConfigError, listing the known, for
+    another name."""
     if name not in DATASETS:
         raise ConfigError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}")
-    return DATASETS[name](root, split, transform)
+    return DATASETS[name](given_path(root), split, transform)
 
 
 def open_splits(experiment: Experiment) -> tuple[ImageSet, ImageSet]:
@@ -64,7 +66,7 @@ def open_splits(experiment: Experiment) -> tuple[ImageSet, ImageSet]:
     """
     if experiment.dataset != "cub200" and not experiment.data:
         raise ConfigError(f"dataset {experiment.dataset!r} says how to read a folder: name the folder, too, with data")
-    root = given_path(experiment.data) if experiment.data else project_path(f"data/synthbirds-{experiment.profile}")
+    root = experiment.data or project_path(f"data/synthbirds-{experiment.profile}")
     if not experiment.data:
         generate(root, experiment.profile)
     splits = ("train", "train") if experiment.validation else SPLITS
@@ -92,4 +94,4 @@ def found(train: ImageSet, test: ImageSet) -> str:
     place = train.root.relative_to(here) if train.root.is_relative_to(here) else train.root
     skipped = train.skipped + test.skipped
     words = [f"{place}: {len(train.classes)} classes, {len(train):,} training and {len(test):,} test images", *train.remarks]
-    return "; ".join(words + [f"{skipped:,} images that cannot be read left out"] * bool(skipped))
+    return printable("; ".join(words + [f"images that cannot be read left out: {skipped:,}"] * bool(skipped)))

@@ -28,10 +28,11 @@ def class_folders(root: str | Path, split: str = "train", transform: Callable | 
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(
-            f"{root} {NOT_LAID_OUT}: {'it is a file, unpack it' if root.exists() else 'there is no such folder'}"
-        )
+        why = "it is a file; unpack it" if root.exists() else "there is no such folder"
+        raise DataError(f"{root} {NOT_LAID_OUT}: {why}")
     found = list_folder(root)
+    if lost := [path for path in found.unread if path.is_symlink() and not path.exists()]:
+        raise DataError(f"{lost[0]} is a link to what is not there: restore that, or remove the link")
     base = _base(root, found)
     found = found._replace(photographs=_once(base, found))
     folder = _splits(base, found.photographs)
@@ -51,7 +52,9 @@ def class_folders(root: str | Path, split: str = "train", transform: Callable | 
         why = "" if apart else ": without train/ and test/ it takes five images a class"
         raise DataError(f"{folder[split] / classes[min(lacking)]} has no image for split {split}{why}")
     if len(classes) < 2:
-        raise DataError(f"{base} has one class, {classes[0]}: classification takes two classes or more")
+        way = f"; if the folders in it are the classes, name {folder['train'] / classes[0]}"
+        deeper = any(len(path.relative_to(folder["train"]).parts) > 2 for path in images.paths)
+        raise DataError(f"{base} has one class, {classes[0]}: classification takes two classes or more{way * deeper}")
     images.remarks = _remarks(base, apart, len(found.photographs) - len(entries), found)
     return images
 
@@ -78,6 +81,8 @@ def _splits(base, photographs):
     for name in sorted(groups - own):
         named[PART.get(name.lower())].append(name)
     testing = "test" if "test" in named else "val"
+    if len(groups) > 1 and own and all(name.lower() in PART for name in groups):
+        raise DataError(f"{base / min(own)} holds images itself: put a folder for each class into it")
     if not ("train" in named and testing in named) and (own or None in named):
         return dict.fromkeys(SPLITS, base)
     for part, wanted in (("train", "train/"), (testing, "test/ or val/")):
@@ -147,6 +152,6 @@ def _remarks(base, apart, elsewhere, found: Listing):
     beside = [f"{other.name}/" for other in place.parent.iterdir() if other != place and other.name.lower() in PART]
     if beside and place.name.lower() in PART:
         remarks.append(f"{' and '.join(beside)} beside it not used: name {place.parent} for that")
-    counts = {"hidden or system entries": len(found.hidden), "images outside the folders above": elsewhere}
+    counts = {"hidden or system entries": len(found.hidden), "images elsewhere in it": elsewhere}
     remarks += [f"not read: {described(found.unread)}"] if found.unread else []
     return remarks + [f"{what} left out: {number:,}" for what, number in counts.items() if number]

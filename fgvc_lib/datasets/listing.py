@@ -34,9 +34,7 @@ def list_folder(folder: Path) -> Listing:
     """
 
     def refuse(error):
-        raise DataError(
-            f"cannot read the folder {error.filename} ({error.strerror}): make it readable, or take it away"
-        ) from error
+        raise DataError(f"cannot read the folder {error.filename} ({error.strerror}): make it readable") from error
 
     found, places = Listing([], [], [], [], []), {}
     for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):

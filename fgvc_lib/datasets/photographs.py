@@ -126,4 +126,4 @@ def _unknown(start):
         return "it is empty"
     if start[4:8] == b"ftyp" and "HEIF" not in FORMATS:
         return HEIF
-    return f"nothing in it says that it is a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
+    return f"it has no pixels, or is damaged where it begins, or is none of {', '.join(FORMATS)}"
