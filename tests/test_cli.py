@@ -1,3 +1,5 @@
+import os
+import subprocess
 import sys
 
 import nbformat
@@ -60,6 +62,14 @@ def test_errors_are_one_line_and_exit_code_2(arguments, words, tiny, tmp_path, m
         call(monkeypatch, *arguments)
     error = capsys.readouterr().err
     assert stop.value.code == 2 and words in error and error.count("\n") == 1
+
+
+def test_a_terminal_that_has_only_ascii(tmp_path):
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "DATA": str(tmp_path / "caf\u00e9"), "DATASET": "folders"}
+    for arguments, words in (((), "COMMAND \\u2026"), (("train",), "caf\\xe9 is no folder with a folder of images")):
+        command = [sys.executable, "-m", "fgvc_lib", *arguments]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert words in ran.stdout + ran.stderr and "Traceback" not in ran.stderr
 
 
 def test_an_unknown_profile_is_one_line(monkeypatch, capsys):

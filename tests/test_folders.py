@@ -110,9 +110,7 @@ def test_a_folder_says_what_is_not_read(tmp_path):
         assert "; not read: 2 .heic, 1 .txt, 1 .cr2 (HEIC files need the extra heif: pip install" in line
 
 
-@pytest.mark.parametrize(
-    ("name", "words"), [("owl/a.cr2", "none that can be read: 1 .cr2"), ("owl/.x", "holds none; remove")]
-)
+@pytest.mark.parametrize(("name", "words"), [("owl/a.cr2", "none that can be read: 1 .cr2"), ("owl/.x", "none; remove")])
 def test_a_folder_of_a_class_without_photographs(tmp_path, name, words):
     fill(tmp_path, "finch", "wren")
     (tmp_path / "owl").mkdir()
@@ -123,18 +121,7 @@ def test_a_folder_of_a_class_without_photographs(tmp_path, name, words):
 
 def test_folders_of_any_name(tmp_path, monkeypatch):
     project_at(monkeypatch, tmp_path)
-    names = [
-        "a\nb",
-        "quo'te\"",
-        "$fin$ch",
-        "x" * 200,
-        "<b>",
-        "~",
-        "*",
-        " ",
-        "007.",
-        b"caf\xe9".decode(errors="surrogateescape"),
-    ]
+    names = ["a\nb", "quo'te\"", "$fin$ch", "x" * 200, "<b>", "~", "*", " ", "007.", os.fsdecode(b"caf\xe9")]
     root = fill(tmp_path / "set", *names)
     (root / "~" / "0.png").rename(root / "~" / f"{'y' * 251}.png")
     (root / names[-1] / "0.png").rename(root / names[-1] / os.fsdecode(b"\xff.png"))

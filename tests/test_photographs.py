@@ -141,6 +141,7 @@ def tags(*entries):
         (tags((0x0112, 3, 1, 6))[:20], (30, 20)),
         (b"Exif\0\0no such thing", (30, 20)),
     ],
+    ids=["whole", "pointers to nowhere", "a circle", "unknown", "cut", "none"],
 )
 def test_damaged_exif_data_break_nothing(tmp_path, exif, size):
     Image.fromarray(noise((20, 30, 3))).save(tmp_path / "a.jpg", exif=exif)
@@ -185,7 +186,7 @@ def test_grey_as_other_programs_keep_it(tmp_path):
 
 
 def test_a_later_frame_may_be_damaged(tmp_path):
-    frames = [Image.fromarray(noise((20, 30, 3))) for _ in range(3)]
+    frames = [Image.fromarray(noise((20, 30, 3)) // divisor) for divisor in (1, 2, 3)]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     whole = loaded(tmp_path / "a.gif")
     content = (tmp_path / "a.gif").read_bytes()
@@ -218,14 +219,9 @@ def test_why_a_photograph_cannot_be_read(tmp_path, make, reason):
 
 
 def test_its_content_says_what_is_a_photograph(tmp_path):
-    for name, kind, wanted in (
-        ("a", "PNG", True),
-        ("b.dat", "JPEG", True),
-        ("c.cr2", "TIFF", False),
-        ("d.tif", "TIFF", True),
-    ):
+    for name, kind in (("a", "PNG"), ("b.dat", "JPEG"), ("c.cr2", "TIFF"), ("d.tif", "TIFF")):
         Image.new("RGB", (9, 9)).save(tmp_path / name, format=kind)
-        assert is_photograph(tmp_path / name) == wanted
+        assert is_photograph(tmp_path / name) == (name != "c.cr2")
     (tmp_path / "notes.txt").write_text("BMW, P5, and a GIF")
     os.mkfifo(tmp_path / "pipe")
     assert not is_photograph(tmp_path / "notes.txt") and not is_photograph(tmp_path / "pipe")

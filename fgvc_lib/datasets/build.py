@@ -29,7 +29,8 @@ def torchvision_set(
     try:
         sources = {"train": kind(root, split=train), "test": kind(root, split="test")}
     except Exception as error:  # of every kind, where an index file has a line that it should not have
-        reason = "its files are not there" if "download" in str(error) else f"{type(error).__name__}: {error}"
+        absent = "Dataset not found" in str(error)  # the rest of it names an option of torchvision's
+        reason = "its files are not there" if absent else f"{type(error).__name__}: {error}"
         raise DataError(f"{kind.__name__} in {root} cannot be read ({reason}): see torchvision's page on it") from error
     entries = [
         Entry(number, part, int(label), Path(path))

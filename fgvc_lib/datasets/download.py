@@ -83,7 +83,8 @@ def fetch(source: Source, data: Path | None = None) -> Path:
         advice = f"download it on another machine and put the file at {target}"
         raise DataError(f"cannot fetch {source.url} ({reason}): {advice}") from error
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{target} cannot be unpacked ({error}): delete it and fetch it again") from error
+        reason = str(error).partition(":\n")[0]  # what follows is of every kind of archive that it is not
+        raise DataError(f"{target} cannot be unpacked ({reason}): delete it and fetch it again") from error
     except OSError as error:
         reason = error.strerror or error
         raise StorageError(f"cannot write below {data} ({reason}): free some space or make it writable") from error
