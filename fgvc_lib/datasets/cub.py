@@ -62,8 +62,13 @@ class CUB200(FolderSplit):
         looks, boxes = self.root / "attributes.csv", self.root / "bounding_boxes.txt"
         places, diagnostic = self.root / "parts" / "part_locs.txt", self.root / "diagnostic_parts.csv"
         if looks.exists():
-            table = pd.read_csv(looks, dtype=str, keep_default_na=False).set_index("class_id")
-            self.attributes = table.reindex(map(str, class_ids)).reset_index()
+            try:
+                table = pd.read_csv(looks, dtype=str, keep_default_na=False).set_index("class_id", verify_integrity=True)
+                self.attributes = table.loc[[*map(str, class_ids)]].reset_index()
+            except (KeyError, ValueError) as error:
+                raise DataError(
+                    f"{looks} has no column class_id with each class once: restore or delete the file"
+                ) from error
         if boxes.exists():
             box_of = {image_id: box for image_id, *box in _read(boxes, int, float, float, float, float)}
             _check_complete(boxes, box_of, self.ids)
@@ -84,7 +89,7 @@ class CUB200(FolderSplit):
 
 
 def _read(path, *types, keys=1):
-    """Rows of an index file as tuples of `types`, of which the first `keys` name a row; the last field may hold spaces."""
+    """Rows of an index file as tuples of `types`, the first `keys` of which name a row; the last may hold spaces inside."""
     if not path.is_file():
         way = "If it has a folder for each class, say DATASET=folders, or --dataset folders"
         if (path.parent.parent / path.name).is_file():
@@ -95,7 +100,9 @@ def _read(path, *types, keys=1):
         if not line.strip():
             continue
         try:
-            rows.append(tuple(kind(word) for kind, word in zip(types, line.split(None, len(types) - 1), strict=True)))
+            rows.append(
+                tuple(kind(word) for kind, word in zip(types, line.strip().split(None, len(types) - 1), strict=True))
+            )
         except ValueError:
             shape = " ".join(kind.__name__ for kind in types)
             raise DataError(f"{path}, line {number}: {line.strip()[:80]!r} does not read as '{shape}'") from None

@@ -26,9 +26,10 @@ class ImageSet(Dataset):
     a class from one that looks like it, or None. attributes: one row per class, what it looks like in words, or None.
     fingerprint: checksum of what both splits hold, by which a run is found. origin: which set it is, for the cache.
     remarks: what was left out of it, and why. skipped: how many images were dropped since they cannot be read.
+    crops: (n, 4) left top right bottom in pixels of the files, which photographs are cut to, or None; see `crop_to_boxes`.
     """
 
-    boxes = parts = diagnostic = attributes = None
+    boxes = parts = diagnostic = attributes = crops = None
     part_names = ()
     fingerprint = origin = ""
     remarks = ()
@@ -53,19 +54,49 @@ class ImageSet(Dataset):
         return self.boxes is None and self.parts is None
 
     def load(self, index: int) -> Image.Image:
-        """The photograph as RGB. Raises DataError if it cannot be read, see `read_photograph`."""
-        return read_photograph(self.paths[index], upright=self.upright)[0]
+        """The photograph as RGB, see `read_photograph`. Raises DataError if it cannot be read, or its crop is empty."""
+        photograph = read_photograph(self.paths[index], upright=self.upright)[0]
+        return photograph if self.crops is None else photograph.crop(self._frame(index, photograph.size))
 
     def sizes(self) -> np.ndarray:
-        """(n, 2) width and height of the photographs in pixels, from the files' headers."""
-        return np.array([Image.open(path).size for path in self.paths]).reshape(-1, 2)
+        """(n, 2) width and height of the photographs in pixels, from the files' headers; of what the crops leave of them."""
+        sizes = [Image.open(path).size for path in self.paths]
+        if self.crops is not None:
+            frames = [self._frame(index, size) for index, size in enumerate(sizes)]
+            sizes = [(right - left, bottom - top) for left, top, right, bottom in frames]
+        return np.array(sizes).reshape(-1, 2)
+
+    def crop_to_boxes(self) -> None:
+        """Cut each photograph to its box, widened to whole pixels and clipped at the edges; boxes and parts move along.
+
+        Raises DataError where there are no boxes, or one has no area.
+        """
+        if self.boxes is None:
+            raise DataError("the data has no boxes around the birds: set crop_to_box to False")
+        sound = np.isfinite(self.boxes).all(1) & (self.boxes[:, 2:] > 0).all(1)
+        if not sound.all():
+            raise DataError(f"the box of image {self.ids[sound.argmin()]} has no area: mend it, or set crop_to_box to False")
+        low, high = self.boxes[:, :2], self.boxes[:, :2] + self.boxes[:, 2:]
+        self.crops = np.concatenate([np.floor(low).clip(0), np.ceil(high)], axis=1).astype(int)
+        corner = self.crops[:, :2]
+        self.boxes = self.boxes - np.pad(corner, ((0, 0), (0, 2)))
+        if self.parts is not None:
+            self.parts = self.parts - np.pad(corner, ((0, 0), (0, 1)))[:, None]
+        self.origin += " cropped"
+
+    def _frame(self, index, size):
+        """The crop of a photograph of (width, height), clipped at its right and lower edge."""
+        left, top, right, bottom = np.minimum(self.crops[index], [*size, *size]).tolist()
+        if left == right or top == bottom:
+            raise DataError(f"{self.paths[index]} has a box that lies outside it: mend the box, or set crop_to_box to False")
+        return left, top, right, bottom
 
     def drop(self, indices: list[int]) -> None:
         """Leave out some images."""
         keep = sorted(set(range(len(self))) - set(indices))
         for name in ("paths", "labels", "ids"):
             setattr(self, name, [getattr(self, name)[i] for i in keep])
-        for name in ("boxes", "parts"):
+        for name in ("boxes", "parts", "crops"):
             if getattr(self, name) is not None:
                 setattr(self, name, getattr(self, name)[keep])
 
@@ -102,7 +133,13 @@ class FolderSplit(ImageSet):
         """Why images cannot be read, by their index. What was seen of an unchanged file is remembered, of both splits."""
         seen = remembered(f"flaws-{READER}", self.root, [entry.path for entry in self.entries], _flaw)
         flaw = {entry.path: text for entry, text in zip(self.entries, seen, strict=True)}
-        return {index: flaw[path] for index, path in enumerate(self.paths) if flaw[path]}
+        found = {index: flaw[path] for index, path in enumerate(self.paths) if flaw[path]}
+        for index in sorted({*range(len(self))} - {*found}) if self.crops is not None else ():
+            try:
+                self._frame(index, Image.open(self.paths[index]).size)
+            except DataError as error:
+                found[index] = str(error)
+        return found
 
     def skip_broken(self) -> None:
         """Leave out the images that cannot be read."""
