@@ -4,6 +4,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -18,6 +19,7 @@ COMMANDS = {
     "train": ("cli.train", "train and test one model"),
     "explain": ("cli.explain", "what a trained model sees in photographs, with a picture for each"),
     "ablate": ("cli.ablate", "run every variant of the ablation"),
+    "claims": ("cli.claims", "what was measured on each claim of the course report, and the verdict"),
     "rerun": ("cli.rerun", "train a variant again, and hold the result against the record"),
     "curve": ("cli.curve", "test trained models whose last layer sees fewer and fewer patches"),
     "bench": ("report.cost.measure_cost", "measure what part selection costs"),
@@ -73,6 +75,21 @@ def rerun(variant: str, seed: int = 0) -> str:
     records = ablation.read_records(ablation.plan(base)[2])
     run = ablation.rerun(records, variant, seed, base.data)
     return f"{ablation.against_record(records, variant, seed, run)}\nThe run is in {run.folder}"
+
+
+def claims(lang: Literal["en", "zh-CN"] = "en") -> str:
+    """What was measured on each claim of the course report, and the verdict, from the records in data/.
+
+    Args:
+        lang: English or Chinese.
+    """
+    from .report.claims import claims, read_evidence
+    from .report.tables import readable
+
+    table = readable(claims(read_evidence()), "claims", lang)
+    return "\n\n".join(
+        "\n  ".join([claim, *(f"{column}: {cell}" for column, cell in row.items())]) for claim, row in table.iterrows()
+    )
 
 
 def explain(photos: tuple[str, ...], run: str | None = None, out: Path = Path("explained"), json: bool = False) -> str:

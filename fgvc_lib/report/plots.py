@@ -158,7 +158,7 @@ def learning_curves(metrics: dict[str, pd.DataFrame]) -> Figure:
 
 
 def accuracy_bars(table: pd.DataFrame) -> Figure:
-    """`tables.results_table` (one run per variant) or `statistics.summary` (several seeds) as bars with their intervals."""
+    """`tables.results_table` (one run per variant) or `summaries.summary` (several seeds) as bars with their intervals."""
     figure, (axis,) = _axes(8, 0.42 * len(table) + 0.9)
     table = table[::-1]
     names, colours = [title_of(key) for key in table.index], [_family_colour(key) for key in table.index]
@@ -175,18 +175,18 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
 
 
 def differences(table: pd.DataFrame, reference: str) -> Figure:
-    """`statistics.summary`: how much more accurate each variant is than `reference`, with its interval, in points."""
+    """`summaries.summary`: how much more accurate each variant is than `reference`, with its interval, in points."""
     figure, (axis,) = _axes(8, 0.36 * len(table) + 0.9)
     table = table.drop(index=reference)[::-1]
     for place, (key, row) in enumerate(table.iterrows()):
         low, middle, high = 100 * row[["difference_low", "difference", "difference_high"]]
         colour = _family_colour(key)
         axis.plot([low, high], [place, place], color=colour, linewidth=2)
-        axis.plot(middle, place, "o", color=colour, markersize=7, markerfacecolor=colour if row["p"] < 0.05 else "white")
+        axis.plot(middle, place, "o", color=colour, markersize=7)
     axis.axvline(0, color="black", linewidth=1)
     axis.set_yticks(range(len(table)), [title_of(key) for key in table.index])
     counts = f"{int(table['seeds'].max())} seeds x {int(table['images'].max()):,} images"
-    axis.set_xlabel(f"points more than {title_of(reference)}, 95 % interval, {counts}; filled: p < 0.05 (Holm)", fontsize=9)
+    axis.set_xlabel(f"points more than {title_of(reference)}, 95 % interval, {counts}", fontsize=9)
     return figure
 
 
