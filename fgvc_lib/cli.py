@@ -1,5 +1,6 @@
 """`python -m fgvc_lib COMMAND …`: what the library does, from the command line."""
 
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -102,7 +103,7 @@ def explain(photos: tuple[str, ...], run: str | None = None, out: Path = Path("e
     """
     from .app import explain_photographs, find_photos, named_run
 
-    chosen = named_run(run)
+    chosen, out = named_run(run), Path(os.path.expanduser(out))
     print(f"Run {chosen.folder.name}: {chosen.experiment.title}")
     table = explain_photographs(find_photos(photos, out), chosen, out)
     if json:
@@ -149,6 +150,8 @@ def curve(runs: tuple[str, ...], out: Path | None = None) -> str:
 def main() -> None:
     """Run a command; an error that a user can mend becomes one line and exit code 2."""
     name, *arguments = sys.argv[1:] or ["--help"]
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # names of files and classes hold letters that not every terminal has
     try:
         if name in ("-h", "--help"):
             lines = "".join(f"\n  {command:<10}{what}" for command, (_, what) in COMMANDS.items())

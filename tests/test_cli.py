@@ -1,9 +1,11 @@
+import os
 import re
+import subprocess
 import sys
 
 import nbformat
 import pytest
-from conftest import write_cub
+from conftest import project_at, write_cub
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from fgvc_lib import cli
@@ -57,7 +59,7 @@ def test_train_prints_the_result(tiny, monkeypatch, capsys):
     ],
 )
 def test_errors_are_one_line_and_exit_code_2(arguments, words, tiny, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+    project_at(monkeypatch, tmp_path)
     (tmp_path / "own" / "finch").mkdir(parents=True)
     if arguments[0] == "train" and "--data" not in arguments:
         arguments = (*arguments, "--data", tiny.data)
@@ -65,6 +67,14 @@ def test_errors_are_one_line_and_exit_code_2(arguments, words, tiny, tmp_path, m
         call(monkeypatch, *arguments)
     error = capsys.readouterr().err
     assert stop.value.code == 2 and words in error and error.count("\n") == 1
+
+
+def test_a_terminal_that_has_only_ascii(tmp_path):
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "DATA": str(tmp_path / "caf\u00e9"), "DATASET": "folders"}
+    for arguments, words in (((), "COMMAND \\u2026"), (("train",), "caf\\xe9 is no folder with a folder of images")):
+        command = [sys.executable, "-m", "fgvc_lib", *arguments]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert words in ran.stdout + ran.stderr and "Traceback" not in ran.stderr
 
 
 def test_an_unknown_profile_is_one_line(monkeypatch, capsys):
@@ -85,7 +95,7 @@ def project(tmp_path, monkeypatch):
     ]
     for name, cells in (("01_one", first), ("02_two", [new_markdown_cell("# Two\n\nAnd <then>?")])):
         nbformat.write(new_notebook(cells=cells), tmp_path / "notebooks" / f"{name}.ipynb")
-    monkeypatch.chdir(tmp_path)
+    project_at(monkeypatch, tmp_path)
     for name in ("PROFILE", "DATA", "FIGURES"):
         monkeypatch.setenv(name, "")
     return tmp_path
@@ -157,6 +167,6 @@ def test_a_failing_cell_is_named_whatever_the_last_run_left(project):
 
 
 def test_no_notebooks(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    project_at(monkeypatch, tmp_path)
     with pytest.raises(ReportError, match="no notebooks"):
         build_report()

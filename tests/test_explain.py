@@ -1,5 +1,6 @@
 import contextlib
 import json
+import os
 import subprocess
 import sys
 
@@ -80,6 +81,33 @@ def test_pictures_have_the_names_of_their_photographs_and_are_written_over_none(
     assert places[files[3]] == tmp_path / "out" / "a-2.jpg" and places[files[4]] == tmp_path / "out" / "deep" / "a.jpg"
     with pytest.raises(ConfigError, match="would be written over photographs, as .*a.jpg: name another folder"):
         module._places({files[0]: module.Path("a.jpg")}, tmp_path / "in")
+
+
+def test_photographs_in_folders_with_all_that_lies_there(tmp_path, capsys):
+    for name in ("a.jpg", ".hidden/b.jpg", "@eaDir/c.jpg", "d.jpg/e.jpg", "out/f.jpg"):
+        picture(tmp_path / name)
+    (tmp_path / "no_suffix").write_bytes((tmp_path / "a.jpg").read_bytes())
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "circle").symlink_to(tmp_path)
+    (tmp_path / "x.jpg").symlink_to("x.jpg")
+    found = find_photos([tmp_path], tmp_path / "out")
+    assert sorted(path.name for path in found) == ["a.jpg", "e.jpg", "no_suffix", "x.jpg"]
+    assert capsys.readouterr().out == "Not read: 1 .txt\n"
+    assert [path.name for path in find_photos([tmp_path / "out"], tmp_path / "out")] == ["f.jpg"]
+    with pytest.raises(DataError, match=r"no photograph at .*, but files that are not read: 1 .cr2: name files"):
+        (tmp_path / "raw").mkdir()
+        (tmp_path / "raw" / "a.cr2").write_bytes(b"II*\0")
+        find_photos([tmp_path / "raw"])
+
+
+def test_photographs_of_any_name(tiny, tmp_path):
+    names = [b"\xff.png", b"quo'te\n$x$.png", b"y" * 245 + b".png"]
+    for name in names:
+        picture(tmp_path / "in" / os.fsdecode(name))
+    (tmp_path / "in" / os.fsdecode(b"\xfe.png")).touch()
+    table = explain_photographs(find_photos([tmp_path / "in"]), fit(tiny, progress=False), tmp_path / "out")
+    assert (table["problem"] == "").sum() == 3 and table["problem"].str.contains(r"\\xfe.png is not an image").sum() == 1
+    assert len([*(tmp_path / "out").glob("*.jpg")]) == 3 and len(pd.read_csv(tmp_path / "out" / "predictions.csv")) == 4
 
 
 @pytest.mark.parametrize("changes", [{}, {"fusion": None}, {"fusion": None, "model": "resnet18"}])

@@ -183,3 +183,15 @@ def test_uploads(trained):
         assert words in message.value and 'role="alert"' in message.value and view.value == before
     controls["image"].value = 2
     assert "True: " in view.value and not message.value
+
+
+def test_a_photograph_that_cannot_be_read_any_more(trained, monkeypatch):
+    app = explorer_widget(trained)
+    controls, message, view = widgets_of(app)
+
+    def gone(*_, **__):
+        raise DataError("it is gone")
+
+    monkeypatch.setattr("fgvc_lib.datasets.image_set.read_photograph", gone)
+    controls["image"].value = 2
+    assert "it is gone" in message.value and not view.value

@@ -39,6 +39,12 @@ def test_importing_plots_loads_no_ipython():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_titles_are_shown_as_they_are():
+    picture, values = np.zeros((9, 9, 3)), np.zeros((1, 9, 9))
+    assert plots.png(plots.image_grid([picture], ["$fin$ch"]))
+    assert plots.png(plots.saliency_grid([picture], {"a_$": values}, ["x$_^$"]))
+
+
 def test_a_rule_has_one_colour_in_every_figure():
     keys = [f"psm_{rule}" for rule in FUSIONS]
     curves = lines(plots.learning_curves(dict.fromkeys(keys, METRICS)).axes[1])

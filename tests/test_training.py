@@ -127,7 +127,7 @@ def test_pixels_that_lie_in_no_patch_are_said_once(tiny, capsys):
     for seed in (0, 1):
         fit(tiny.replace(image_size=34, seed=seed), progress=False)
     line = "The last 6 pixels at the right and lower edge lie in no patch: an image_size of 28 or 40 has none left over."
-    assert capsys.readouterr().out.splitlines() == [line]
+    assert capsys.readouterr().out.splitlines() == [f"{tiny.data}: 3 classes, 9 training and 6 test images", line]
     for changes in ({"image_size": 28}, {"image_size": 34, "model": "resnet18", "fusion": None}):
         fit(tiny.replace(**changes), progress=False)
     assert capsys.readouterr().out == ""
@@ -279,7 +279,7 @@ def test_a_truncated_image_stops_before_training_or_is_skipped(tiny, runs, capsy
     assert not list(runs.glob("*/checkpoint.pt"))
     run = fit(tiny.replace(skip_broken=True), progress=False)
     assert run.environment["skipped"] == 1 and len(run.predictions) == 5
-    assert "Skipped 1 image" in capsys.readouterr().out
+    assert "9 training and 5 test images; images that cannot be read left out: 1" in capsys.readouterr().out
 
 
 def test_options_that_do_not_exist_or_go_together(tiny):

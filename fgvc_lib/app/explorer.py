@@ -230,7 +230,11 @@ def explorer_widget(base: Experiment) -> "ipywidgets.Widget":
     def show(_=None):
         keys = [one.value, two.value] if two.value else [one.value]
         chosen = {name: widget.value for name, widget in settings.items()}
-        page.value = "" if photo is None else state.page(keys, photo, **chosen)
+        try:
+            page.value = "" if photo is None else state.page(keys, photo, **chosen)
+        except DataError as error:  # an image that cannot be read any more
+            page.value = ""
+            say(str(error))
 
     def show_test_image(_=None):
         nonlocal photo

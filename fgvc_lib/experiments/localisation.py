@@ -6,7 +6,7 @@ import torch
 from scipy.stats import hypergeom
 from tqdm import tqdm
 
-from ..datasets import ImageSet, eval_loader, open_splits
+from ..datasets import ImageSet, eval_loader, open_splits, workers_watched
 from ..datasets.geometry import box_mask, box_views, discriminative_points, part_points, patch_boxes
 from ..runs import Run
 from ..saliency import attribute, input_gradient
@@ -104,6 +104,7 @@ def tested_images(run: Run) -> ImageSet:
     return test
 
 
+@workers_watched()
 def localise(run: Run, method: str | None = None) -> pd.DataFrame:
     """Where a finished run looks: one row per test image, in the order of its predictions.
 

@@ -14,7 +14,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from tqdm import tqdm
 
 from ..config import active_experiment, project_path
-from ..datasets import open_splits
+from ..datasets import found, open_splits
 from ..errors import DataError, FGVCError
 from ..experiments.ablation import read_records
 from ..experiments.bench import image_seconds
@@ -43,6 +43,7 @@ def build_report() -> Path:
     experiment = active_experiment()
     built_in = experiment.profile == "quick" and not os.environ.get("DATA")
     splits = open_splits(experiment)  # what is wrong with the data is said before a kernel starts
+    print(found(*splits))
     source, folder, new = map(project_path, ("notebooks", "build/report", "build/report.new"))
     notebooks = {path: nbformat.read(path, as_version=4) for path in sorted(source.glob("[0-9]*.ipynb"))}
     if not notebooks:

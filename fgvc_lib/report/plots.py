@@ -280,7 +280,8 @@ def _panels(rows, columns, size=1.9, ratio=1.0):
     """A figure of rows x columns square panels without axes -> figure, axes (rows, columns)."""
     figure = Figure(figsize=(columns * size, rows * size * ratio), layout="constrained")
     bare = {"xticks": [], "yticks": [], "frame_on": False}
-    return figure, figure.subplots(rows, columns, squeeze=False, subplot_kw=bare)
+    with matplotlib.rc_context({"text.parse_math": False}):  # a class may be named with a $
+        return figure, figure.subplots(rows, columns, squeeze=False, subplot_kw=bare)
 
 
 def _grid(pictures, titles, rows, size):
