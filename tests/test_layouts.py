@@ -390,8 +390,19 @@ def test_a_folder_is_no_checkpoint(tmp_path):
 def test_a_quantised_or_broken_array_is_named():
     state = random_vit().state_dict()
     name = "blocks.1.mlp.fc1.weight"
-    refused(state | {name: state[name].to(torch.int8)}, f"the array {name} holds torch.int8, so it is quantised")
+    refused(
+        state | {name: state[name].to(torch.int8)},
+        f"the array {name} holds torch.int8, no floats: take a checkpoint that is not quantised",
+    )
     refused(state | {name: state[name] * torch.nan}, f"the array {name} holds numbers that are not finite")
+
+
+def test_of_two_models_in_a_checkpoint_none_is_guessed():
+    state = random_vit().state_dict()
+    both = {prefix: {name: torch.rand_like(value) for name, value in state.items()} for prefix in ("good", "bad")}
+    refused(both, r"two models, bad\. and good\.\*: keep one of them in the file")
+    encoders = {f"module.{kind}_encoder.{name}": value for name, value in state.items() for kind in ("momentum", "base")}
+    assert all("momentum" in name for name in loaded({"state_dict": encoders})[1].unused)
 
 
 def test_two_arrays_of_one_name_are_refused():

@@ -24,6 +24,8 @@ BEGINNINGS = {
     b"{": "it is JSON",
     b"\x89HDF": "it is an HDF5 file, as Keras writes them",
     b"\x1f\x8b": "it is compressed: unpack it first",
+    b"\x93NUMPY": "it is a single array",
+    b"\x08": "it may be an ONNX model",
     b"PK": "it is a zip archive that is cut off",
 }
 

@@ -62,7 +62,8 @@ LAYER = re.compile(
 )
 WRAPPED = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # what torch puts into names
 CLASSIFIERS = ("head.weight", "head.bias", "fc.weight", "fc.bias")  # a ViT's and a ResNet's
-AVERAGED = {"ema", "teacher", "target"}  # of two copies of a model, the one that its authors evaluate
+# Of two copies of a model in a checkpoint, the one that its authors evaluate is called one of the former, not of the latter.
+PREFERRED, COPIES = {"ema", "teacher", "target"}, {"student", "momentum"}
 
 
 class Arrays(NamedTuple):
@@ -79,10 +80,13 @@ def to_timm(tree: Mapping, wanted: Container[str]) -> Arrays:
     tree: a state dict, or mappings around one; tensors or NumPy arrays, and what is no array is passed over. wanted: the
     model's names. Raises WeightsError where two arrays have one name in timm, or queries, keys and values differ in shape.
     """
-    arrays = dict(_flat(tree))
+    arrays = {WRAPPED.sub("", name): array for name, array in _flat(tree)}
     # The model lies below the prefix under which most names are the model's.
     hits = Counter(name[:cut] for name in arrays for cut in _cuts(name) if timm_name(name[cut:]) in wanted)
-    root = max(hits, key=lambda prefix: (hits[prefix], bool(AVERAGED & {*re.split(r"[._/]", prefix)})), default="")
+    best = sorted(hits, key=lambda prefix: (hits[prefix], _rank(prefix)))[-2:]
+    if len({(hits[prefix], _rank(prefix)) for prefix in best}) < len(best):
+        raise WeightsError(f"there are two models, {' and '.join(sorted(best))}*: keep one of them in the file")
+    root = best[-1] if best else ""
     found = {name: name.removeprefix(root) for name in arrays if name.startswith(root)}
     known = {timm_name(rest) for rest in found.values()}
     for name in [name for name in arrays if name not in found]:  # the classifier may stand beside the backbone
@@ -110,7 +114,7 @@ def to_timm(tree: Mapping, wanted: Container[str]) -> Arrays:
 
 def timm_name(name: str) -> str:
     """What timm calls an array of a ViT; a name that is not known stays as it is."""
-    name = WRAPPED.sub("", name.replace("/", "."))
+    name = name.replace("/", ".")
     layer = LAYER.match(name)
     start, rest = (f"blocks.{layer[1]}.", name[layer.end() :]) if layer else ("", name)
     module, _, leaf = rest.rpartition(".")
@@ -163,12 +167,17 @@ def _flat(tree, prefix=""):
     for name, value in tree.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, torch.Tensor):
+        elif isinstance(value, torch.Tensor) and not value.is_meta:
             yield f"{prefix}{name}", value.detach()
         elif isinstance(value, np.ndarray) and (value.dtype.kind in "fiub" or value.dtype.str.endswith("V2")):
             if value.dtype.kind == "V":  # bfloat16 in a file of NumPy's: the upper half of a float32
                 value = (value.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
             yield f"{prefix}{name}", torch.from_numpy(value.astype(np.float32) if value.dtype.kind == "f" else value.copy())
+
+
+def _rank(prefix):
+    words = set(re.split(r"[._/]", prefix))
+    return len(words & PREFERRED) - len(words & COPIES)
 
 
 def _cuts(name):

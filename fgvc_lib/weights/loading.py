@@ -101,7 +101,7 @@ def load_pretrained(
             )
         elif value.is_floating_point() < target.is_floating_point():
             raise WeightsError(
-                f"{origin}: the array {called} holds {value.dtype}, so it is quantised: take the one in floats"
+                f"{origin}: the array {called} holds {value.dtype}, no floats: take a checkpoint that is not quantised"
             )
         else:
             chosen[name] = value
