@@ -18,6 +18,7 @@ COMMANDS = {
     "explain": ("cli.explain", "what a trained model sees in photographs, with a picture for each"),
     "ablate": ("cli.ablate", "run every variant of the ablation"),
     "rerun": ("cli.rerun", "train a variant again, and hold the result against the record"),
+    "curve": ("cli.curve", "test trained models whose last layer sees fewer and fewer patches"),
     "bench": ("report.cost.measure_cost", "measure what part selection costs"),
     "draw": ("synthbirds.generate", "draw the built-in birds into a folder"),
     "pretrain": ("experiments.pretrain.pretrain_model", "pre-train a model on built-in birds of other species"),
@@ -98,6 +99,33 @@ def explain(photos: tuple[str, ...], run: str | None = None, out: Path = Path("e
         raise DataError(
             f"{failed} of {len(table)} photographs could not be read, see `problem` in {out / 'predictions.csv'}"
         )
+    return text
+
+
+def curve(runs: tuple[str, ...], out: Path | None = None) -> str:
+    """How accurate a trained ViT is when its last layer sees only the patches that each head prefers, by every fusion rule.
+
+    Args:
+        runs: a variant of the report, such as "ViT, overlap", or a run's folder; of several seeds, several folders.
+        out: write the records to this file, which ends in .parquet, and the figure beside it.
+    """
+    from .app import named_run
+    from .experiments.ablation import write_records
+    from .experiments.curve import areas, curves, means
+    from .report import plots
+    from .report.tables import curve_summary, curve_table, readable
+
+    if out and out.suffix != ".parquet":
+        raise ConfigError(f"the records go into a parquet file: name one that ends in .parquet, not {out}")
+    records = curves([named_run(name) for name in runs])
+    if out:
+        write_records(records, out)
+    points, table = means(records), areas(records)
+    text = f"Accuracy (different patches that the last layer sees), k patches a head:\n{curve_table(points).to_string()}\n\n"
+    text += f"{readable(table, 'areas').to_string()}\n\n{curve_summary(points, table)}"
+    if out:
+        write_whole(out.with_suffix(".png"), plots.png(plots.patch_curves(points)))
+        text += f"\nThe records are in {out}, the figure is {out.with_suffix('.png')}"
     return text
 
 

@@ -108,6 +108,8 @@ def _read(file, picture, experiment):
         photograph, remarks = read_photograph(file, str(file))
     except DataError as error:
         return row | {"picture": "", "remarks": "", "problem": str(error)}, None
+    if experiment.crop_to_box:
+        remarks.append("not cropped: the model knows birds cropped to their box, so crop this one, too")
     return row | {"picture": str(picture), "remarks": "; ".join(remarks), "problem": ""}, view(photograph, experiment)
 
 

@@ -56,13 +56,36 @@ def readable(table: pd.DataFrame, kind: str = "runs", lang: str = "en") -> pd.Da
     """A table of numbers as a table of text.
 
     kind: "runs" (`results_table`), "summary" (`statistics.summary`), "claims", "controls", "selections", "gradients" or
-    "pretraining" (the functions in `claims`), or "maps" (means of `localise`, one row per run or method).
+    "pretraining" (the functions in `claims`), "areas" (`curve.areas`), or "maps" (means of `localise`, one row per run or
+    method).
     """
     words, numbers, text = Words(lang), table.reset_index(names="key"), pd.DataFrame()
     for column, (style, *sources) in LAYOUTS[kind].items():
         rows = () if table.empty else numbers[sources].itertuples(index=False, name=None)
         text[words.text["columns"][column]] = [_cell(words, style, *values) for values in rows]
     return text.set_index(text.columns[0])
+
+
+def curve_table(points: pd.DataFrame, lang: str = "en") -> pd.DataFrame:
+    """`curve.means` as a table of text: a row per rule, a column per k, and in a cell the accuracy (patches)."""
+    words = Words(lang)
+    cells = [words.write("kept", *values) for values in points[["accuracy", "patches"]].itertuples(index=False)]
+    table = pd.Series(cells, points.index).unstack("k", sort=False)
+    index = [words.write("rule", rule) for rule in table.index]
+    return table.set_axis(index).rename_axis(words.text["columns"]["rule"]).rename_axis(columns="k")
+
+
+def curve_summary(points: pd.DataFrame, table: pd.DataFrame) -> str:
+    """What `curve.means` and `curve.areas` say of `mul`, in three lines."""
+    first, last = points.index.unique("k")[[0, -1]]
+    accuracy, patches, enough, area = points["accuracy"], points["patches"], table["enough"], table.loc["mul"]
+    told = ", ".join(Words().write("rule", rule) for rule in table.index[table["p"] < 0.05]) or "no other rule"
+    one = {rule: f"{patches[rule, first]:.1f} different patches, {accuracy[rule, first]:.1%}" for rule in ("mul", "random")}
+    return (
+        f"{first} a head, mul: {one['mul']}; random: {one['random']}. All {last} patches: {accuracy['mul', last]:.1%}.\n"
+        f"Less than a point is lost from {enough['mul']:.1f} patches on by mul, from {enough['random']:.1f} on at random.\n"
+        f"Between {area['fewest']:.1f} and {area['most']:.1f} patches, mul can be told from {told}."
+    )
 
 
 def _cell(words, style, *values):
