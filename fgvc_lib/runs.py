@@ -103,14 +103,15 @@ class Run:
         path = self.folder / name
         try:
             content = path.read_bytes()
-            wanted = None if name == "environment.json" else self._checksums.get(name)
-            if wanted and hashlib.sha256(content).hexdigest() != wanted:
-                raise ValueError("its SHA-256 is not that of what was written")
-            return FILES[name](content)
         except FileNotFoundError as error:
             raise DataError(f"{path} is missing: the run is not finished, train it again") from error
         except OSError as error:
             raise StorageError(f"cannot read {path} ({error.strerror}): make it readable") from error
+        try:
+            wanted = None if name == "environment.json" else self._checksums.get(name)
+            if wanted and hashlib.sha256(content).hexdigest() != wanted:
+                raise ValueError("its SHA-256 is not that of what was written")
+            return FILES[name](content)
         except MemoryError:
             raise
         except Exception as error:  # of every kind: the file may hold anything
