@@ -225,8 +225,9 @@ def _train(experiment, model, train, test, folder, progress, terminated):
             state["recent"] = []
         if saving and step < experiment.steps:  # the last test is `fit`'s
             state["history"][-1]["test_accuracy"] = _accuracy(evaluate(model, eval_loader(test, experiment)))
-        if saving or terminated.is_set():
+        if saving:
             write_whole(folder / "metrics.jsonl", _lines(state["history"]))
+        if saving or terminated.is_set():
             save_checkpoint(folder, {name: part.state_dict() for name, part in parts.items()} | {"state": state})
         if terminated.is_set():
             bar.close()

@@ -109,13 +109,15 @@ def test_killed_while_a_file_is_written_it_ends_with_the_same_weights(longer, wh
     same(find_run(longer, runs), whole)
 
 
-def test_sigterm_writes_a_checkpoint_first(longer, whole, tmp_path):
+@pytest.mark.parametrize("sent_at", [0, 7])
+def test_sigterm_writes_a_checkpoint_first(longer, whole, tmp_path, capsys, sent_at):
     runs = tmp_path / "runs"
-    assert run_child(longer, runs, step=7, sent=signal.SIGTERM) == -signal.SIGTERM
+    assert run_child(longer, runs, step=sent_at, sent=signal.SIGTERM) == -signal.SIGTERM
     folder = find_run(longer, runs).folder
     step = torch.load(folder / "checkpoint.pt", weights_only=True)["state"]["step"]
-    assert 8 <= step < 20 and not find_run(longer, runs).finished
+    assert sent_at < step < 20 and not find_run(longer, runs).finished
     same(fit(longer, progress=False, runs=runs), whole)
+    assert "cannot be used" not in capsys.readouterr().out
 
 
 def test_sigterm_does_after_training_what_it_did_before(tiny):
