@@ -29,7 +29,7 @@ FILES = {
     "metrics.jsonl": lambda content: _with(["step", "loss"], pd.read_json(io.BytesIO(content), lines=True)),
     "predictions.parquet": lambda content: _with(["id", "label", "prediction"], pd.read_parquet(io.BytesIO(content))),
     "model.safetensors": safetensors.torch.load,
-    "environment.json": lambda content: _with(["data", "weights", "classes", "seconds"], json.loads(content)),
+    "environment.json": lambda content: _with(["data", "weights", "classes", "seconds"], dict(json.loads(content))),
 }
 
 
@@ -112,8 +112,8 @@ class Run:
             if wanted and hashlib.sha256(content).hexdigest() != wanted:
                 raise ValueError("its SHA-256 is not that of what was written")
             return FILES[name](content)
-        except MemoryError:
-            raise
+        except MemoryError as error:  # which does not say that the file is damaged
+            raise StorageError(f"{path} does not fit into memory: free some") from error
         except Exception as error:  # of every kind: the file may hold anything
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"{path} cannot be used ({reason}): train the run again, which sets it aside") from error

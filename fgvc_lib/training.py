@@ -27,11 +27,11 @@ from tqdm import tqdm
 
 from . import __version__
 from .backbones import source_of, weights_checksum, weights_file
-from .checkpoints import delete_checkpoints, load_checkpoint, save_checkpoint, terminating
+from .checkpoints import NAMES, delete_checkpoints, load_checkpoint, save_checkpoint, terminating
 from .cnn import CNNS, efficientnet_lite0, resnet18
 from .config import Experiment
 from .datasets import eval_loader, found, open_splits, train_loader, workers_watched
-from .errors import ConfigError, StorageError, TrainingError
+from .errors import ConfigError, DataError, StorageError, TrainingError
 from .files import set_aside, write_whole
 from .runs import Run, find_run
 from .vit import PRESETS, VisionTransformer
@@ -72,7 +72,10 @@ def load_model(run: Run) -> nn.Module:
     """The trained model of a finished run, in evaluation mode, on the CPU."""
     classes = run.environment["classes"]
     model = build_model(run.experiment.replace(weights=""), classes)
-    model.load_state_dict(run.state_dict())
+    try:
+        model.load_state_dict(run.state_dict())
+    except RuntimeError as error:  # only where the run keeps no checksums, or somebody has made them anew
+        raise DataError(f"{run.folder} holds the weights of another model than its experiment's: train it again") from error
     return model.eval()
 
 
@@ -190,10 +193,13 @@ def _train(experiment, model, train, test, folder, progress, terminated):
     # recent: (loss, correct) of each step since the last log line, on the device, since reading them waits for it
     state = {"step": 0, "seconds": 0.0, "step_seconds": [], "history": [], "recent": []}
     if saved := load_checkpoint(folder):
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        state = saved["state"]
-        state["recent"] = [tuple(value.to(accelerator.device) for value in pair) for pair in state["recent"]]
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(saved[name])
+            state |= saved["state"]
+            state["recent"] = [tuple(value.to(accelerator.device) for value in pair) for pair in state["recent"]]
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise TrainingError(f"{folder} holds a checkpoint of another training: remove {' and '.join(NAMES)}") from error
     loader = train_loader(train, experiment, _Draws(len(train), experiment, state["step"]))
     prepared, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 

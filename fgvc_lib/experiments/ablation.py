@@ -153,7 +153,7 @@ def write_records(records: pd.DataFrame, path: Path) -> None:
 
 
 def read_records(path: Path, command: str = "ablate") -> pd.DataFrame:
-    """What `write_records` kept. Raises DataError for a file that is missing, damaged or of another schema.
+    """What `write_records` kept. Raises DataError for a file that is missing, damaged, of another schema or no records.
 
     command: the one that makes such a file, for the error's advice.
     """
@@ -162,12 +162,27 @@ def read_records(path: Path, command: str = "ablate") -> pd.DataFrame:
         raise DataError(f"there are no records at {path}: {again}, for this PROFILE and DATA")
     try:
         records = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
+        schema = records.attrs.get("schema", "none")
+        if schema == SCHEMA:
+            _check(records)
+    except Exception as error:  # of every kind: the file may hold anything
         raise DataError(f"{path} cannot be read as records ({error}): {again}") from error
-    schema = records.attrs.get("schema", "none")
     if schema != SCHEMA:
         raise DataError(f"{path} has schema {schema}, this version reads {SCHEMA}: {again} again")
     return records
+
+
+def _check(records):
+    """Raise an error where records do not say of each row which run it is of, or name an image twice."""
+    names = [name for name in ("variant", "rule", "k", "seed", "id") if name in records]  # of an ablation or of a curve
+    if {"seed", "id"} - {*names} or records[names].isna().any(axis=None) or records.duplicated(names).any():
+        raise ValueError("a row does not say which seed and image it is of, or says so twice")
+    keys = [name for name in ("variant", "seed") if name in records]
+    listed = [
+        tuple(entry[key] for key in keys) for entry in made(records) if {"run", "experiment", "environment"} <= {*entry}
+    ]
+    if sorted(listed) != sorted({*zip(*(records[key].tolist() for key in keys), strict=True)}):
+        raise ValueError("the runs that it lists are not those of its rows")
 
 
 def rerun(records: pd.DataFrame, name: str, seed: int = 0, data: str = "") -> Run:
