@@ -69,13 +69,17 @@ def build_model(experiment: Experiment, num_classes: int) -> nn.Module:
 
 
 def load_model(run: Run) -> nn.Module:
-    """The trained model of a finished run, in evaluation mode, on the CPU."""
-    classes = run.environment["classes"]
-    model = build_model(run.experiment.replace(weights=""), classes)
-    try:
-        model.load_state_dict(run.state_dict())
-    except RuntimeError as error:  # only where the run keeps no checksums, or somebody has made them anew
-        raise DataError(f"{run.folder} holds the weights of another model than its experiment's: train it again") from error
+    """The trained model of a finished run, in evaluation mode, on the CPU.
+
+    Raises DataError for a run whose files cannot be used, or whose weights are another model's.
+    """
+    state, described = run.state_dict(), (run.experiment.replace(weights=""), run.environment["classes"])
+    with torch.device("meta"):  # whatever the sizes, it takes no memory
+        wanted = build_model(*described).state_dict()
+    if {name: tensor.shape for name, tensor in state.items()} != {name: tensor.shape for name, tensor in wanted.items()}:
+        raise DataError(f"{run.folder} holds the weights of another model than its experiment's: train it again")
+    model = build_model(*described)
+    model.load_state_dict(state)
     return model.eval()
 
 

@@ -89,22 +89,22 @@ def case():
         WRITTEN.clear()
         try:
             yield folder
-            assert not [path for path in map(os.path.abspath, WRITTEN) if not path.startswith(f"{folder}/")]
+            assert not [path for path in map(os.path.abspath, WRITTEN) if not f"{path}/".startswith(f"{folder}/")]
         finally:
             signal.alarm(0)
             signal.signal(signal.SIGALRM, handler)
             os.chdir(here)
             config.REPOSITORY = repository
-    # Pillow says by itself what is odd in the metadata of an image that it reads all the same.
-    ours = (DeprecationWarning, ResourceWarning)
-    assert not [one for one in said if not issubclass(one.category, ours) and "PIL" not in one.filename], said[0]
+    # What Pillow, NumPy and torch find odd in a file that they read all the same, they may say.
+    ours = [one for one in said if Path(one.filename).is_relative_to(config.REPOSITORY / "fgvc_lib")]
+    assert not [one for one in ours if not issubclass(one.category, (DeprecationWarning, ResourceWarning))]
 
 
 def fuzzed(*strategies, share=1.0):
     """A test that calls a function (folder, *values) with what the strategies give. share: of the usual number of cases."""
 
     def decorate(check):
-        @pytest.mark.parametrize("cases", [int(40 * share), pytest.param(int(900 * share), marks=pytest.mark.fuzz)])
+        @pytest.mark.parametrize("cases", [int(30 * share), pytest.param(int(750 * share), marks=pytest.mark.fuzz)])
         def test(cases):
             @settings(
                 max_examples=cases, derandomize=cases < 100, database=None, deadline=None,
@@ -214,7 +214,7 @@ def test_index_files(folder, changed):
     assert train.fingerprint == test.fingerprint
     for images in (train, test):
         for annotation in (images.boxes, images.parts):
-            assert annotation is None or (len(annotation) == len(images) and np.isfinite(annotation).all())
+            assert annotation is None or (len(annotation) == len(images) and not np.isinf(annotation).any())
         predictions = pd.DataFrame({"id": images.ids})  # as a run keeps them
         assert pd.read_parquet(io.BytesIO(predictions.to_parquet()))["id"].tolist() == images.ids
         images.sizes()
@@ -540,9 +540,7 @@ def odd_value(draw):
     if kind == "tensor":
         return torch.zeros(shape, dtype=draw(st.sampled_from(DTYPES)))
     if kind == "numbers":
-        return torch.full(
-            shape, draw(st.sampled_from([math.nan, math.inf, 1e300, -0.0])), dtype=draw(st.sampled_from(DTYPES[:2]))
-        )
+        return torch.full(shape, draw(st.sampled_from([math.nan, math.inf, 1e300, -0.0])), dtype=torch.float64)
     if kind == "array":
         return np.zeros(
             shape,

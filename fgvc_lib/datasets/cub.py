@@ -103,7 +103,7 @@ def _read(path, *types, keys=1):
         try:
             words = line.strip().split(None, len(types) - 1)
             rows.append(tuple(kind(word) for kind, word in zip(types, words, strict=True)))
-            if not all(isinstance(value, str) or abs(value) < 2**63 for value in rows[-1]):  # nan is not, either
+            if any(not isinstance(value, str) and abs(value) >= 2**63 for value in rows[-1]):  # nan is not known
                 raise ValueError
         except ValueError:
             shape = " ".join(kind.__name__ for kind in types)

@@ -1,7 +1,7 @@
 """One way to read a photograph, for training, tests and uploads alike."""
 
 import re
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -68,7 +68,9 @@ def _opened(source, name):
     try:
         if isinstance(source, Path) and source.exists() and not source.is_file():
             raise OSError("it is no file")  # and a pipe would be waited for
-        with Image.open(source, formats=FORMATS) as image:
+        # A file that is open: of a path Pillow maps some TIFF files into memory, and forgets to turn those.
+        opened = source.open("rb") if isinstance(source, Path) else nullcontext(source)
+        with opened as file, Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
             yield image

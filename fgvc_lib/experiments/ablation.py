@@ -9,6 +9,7 @@ from tempfile import mkdtemp
 
 import pandas as pd
 import torch
+from pandas.api.types import is_bool_dtype, is_integer_dtype
 from tqdm import tqdm, trange
 
 from ..config import PROFILES, Experiment, given_path, project_path, runs_folder
@@ -173,15 +174,18 @@ def read_records(path: Path, command: str = "ablate") -> pd.DataFrame:
 
 
 def _check(records):
-    """Raise an error where records do not say of each row which run it is of, or name an image twice."""
-    names = [name for name in ("variant", "rule", "k", "seed", "id") if name in records]  # of an ablation or of a curve
-    if {"seed", "id"} - {*names} or records[names].isna().any(axis=None) or records.duplicated(names).any():
-        raise ValueError("a row does not say which seed and image it is of, or says so twice")
-    keys = [name for name in ("variant", "seed") if name in records]
-    listed = [
-        tuple(entry[key] for key in keys) for entry in made(records) if {"run", "experiment", "environment"} <= {*entry}
-    ]
-    if sorted(listed) != sorted({*zip(*(records[key].tolist() for key in keys), strict=True)}):
+    """Raise an error where they are not what `collect` or `curve.curves` makes: types, values, rows, and runs of the rows."""
+    curve = "rule" in records
+    keys = ["rule", "k", "seed", "id"] if curve else ["variant", "seed", "id"]
+    whole = ["seed", "id", *(["k", "patches"] if curve else ["label", "prediction"])]
+    sound = is_bool_dtype(records["correct"]) if curve else records["probability"].between(0, 1).all()
+    if not sound or not all(map(is_integer_dtype, records[whole].dtypes)) or records[keys].isna().any(axis=None):
+        raise ValueError("a column holds what it should not")
+    if records.empty or records.duplicated(keys).any():
+        raise ValueError("it has no rows, or two of one test image")
+    keys = ["seed"] if curve else ["variant", "seed"]
+    listed = [tuple(run[key] for key in keys) for run in made(records) if {"run", "experiment", "environment"} <= {*run}]
+    if sorted(listed) != sorted({*records[keys].itertuples(index=False, name=None)}):
         raise ValueError("the runs that it lists are not those of its rows")
 
 

@@ -186,7 +186,7 @@ def _flat(tree, prefix="", seen=None, depth=0):
                 value = (value.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
             with np.errstate(over="ignore"):  # too large a number is infinite then, which is refused
                 value = value.astype(np.float32 if value.dtype.kind == "f" else value.dtype.newbyteorder("="))
-            yield f"{prefix}{name}", torch.from_numpy(value)
+            yield f"{prefix}{name}", torch.from_numpy(np.asarray(value))  # a single number is no array any more
 
 
 def _rank(prefix):
