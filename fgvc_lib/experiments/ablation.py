@@ -174,7 +174,7 @@ def read_records(path: Path, command: str = "ablate") -> pd.DataFrame:
 
 
 def _check(records):
-    """Raise an error where they are not what `collect` or `curve.curves` makes: types, values, rows, and runs of the rows."""
+    """Raise an error where they are not what `collect` or `curve.curves` makes: types, values, rows, and the rows' runs."""
     curve = "rule" in records
     keys = ["rule", "k", "seed", "id"] if curve else ["variant", "seed", "id"]
     whole = ["seed", "id", *(["k", "patches"] if curve else ["label", "prediction"])]
