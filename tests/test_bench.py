@@ -11,6 +11,7 @@ from fgvc_lib.config import Experiment
 from fgvc_lib.errors import ConfigError
 from fgvc_lib.experiments import bench as module
 from fgvc_lib.experiments.bench import (
+    MORE,
     ROWS,
     BenchSetting,
     environment,
@@ -38,6 +39,14 @@ def test_every_row_is_measured(table):
     assert (table.loc[table["row"] == "plain", "train_ratio"] == 1).all()
     assert growth(table).index.tolist() == list(ROWS)
     assert cost.cost_table(table).shape == (2 * len(ROWS), 5)
+
+
+def test_one_row_keeps_eight_patches_a_head():
+    work, lengths = module._Work(resolve(TINY), 96), {}
+    work.model.norm.register_forward_hook(lambda _, __, out: lengths.update({row: out.shape[1]}))
+    for row in ("mul", MORE, "add", "plain"):
+        work.forward(row)
+    assert lengths == {"mul": 1 + 4, MORE: 1 + 4 * 8, "add": 1 + 4, "plain": 1 + 49}
 
 
 def test_the_dense_maps_need_more_memory():

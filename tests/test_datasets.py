@@ -7,10 +7,12 @@ import scipy.io
 from conftest import write_cub
 from PIL import Image
 
-from fgvc_lib.datasets.build import build_dataset
+from fgvc_lib.config import Experiment
+from fgvc_lib.datasets.build import build_dataset, open_splits
 from fgvc_lib.datasets.cub import CUB200
 from fgvc_lib.datasets.image_set import class_title
 from fgvc_lib.errors import ConfigError, DataError
+from fgvc_lib.runs import find_run
 
 REAL = os.path.join(os.path.dirname(__file__), "..", "..", "shared", "data", "CUB_40")
 
@@ -30,6 +32,47 @@ def test_reads_boxes_and_parts(birds):
     assert test.part_names[0] == "back" and test.diagnostic.shape == (len(test.classes), 15)
     assert test.diagnostic.any(1).all()
     assert (test.boxes[:, 2:] > 0).all()
+
+
+def test_photographs_are_cropped_to_their_boxes(official):
+    whole, images = CUB200(official), CUB200(official)
+    images.crop_to_boxes()
+    assert whole.sizes()[:3].tolist() == [[375, 500], [260, 200], [500, 333]]
+    # 139.5 + 153.4 and 30.25 + 264.7; -3.5 + 270, and the photograph is 260 wide; whole pixels
+    assert images.sizes()[:3].tolist() == [[293 - 139, 295 - 30], [260, 171 - 20], [325, 304]]
+    assert np.array_equal(images.load(2), np.asarray(whole.load(2))[27:331, 60:385])
+    assert images.load(1).size == (260, 151) and images.load(0).size == (154, 265)
+    np.testing.assert_allclose(images.boxes[:3], [[0.5, 0.25, 153.4, 264.7], [-3.5, 0, 270, 150.5], [0, 0, 325, 304]])
+    np.testing.assert_allclose(images.parts[2, 1], [312 - 60, 82 - 27, 1])
+    images.drop([0])
+    assert images.sizes().tolist()[:2] == [[260, 151], [325, 304]] and images.load(1).size == (325, 304)
+
+
+def test_boxes_that_cannot_be_cropped_to(official, cub):
+    with pytest.raises(DataError, match="no boxes around the birds: set crop_to_box to False"):
+        open_splits(Experiment(data=str(cub), crop_to_box=True))
+    lines = (official / "bounding_boxes.txt").read_text().splitlines()
+    for box, words in (("5 5 0 9", "box of image 3 has no area"), ("5 nan 9 9", "box of image 3 has no area")):
+        (official / "bounding_boxes.txt").write_text("\n".join([*lines[:2], f"3 {box}", *lines[3:]]))
+        with pytest.raises(DataError, match=words):
+            open_splits(Experiment(data=str(official), crop_to_box=True))
+    (official / "bounding_boxes.txt").write_text("\n".join([*lines[:2], "3 600 5 9 9", *lines[3:]]))
+    train, _ = open_splits(Experiment(data=str(official), crop_to_box=True))
+    assert train.broken() == [2]
+    with pytest.raises(DataError, match=r"2\.png \(its box lies outside it\)"):
+        train.load(2)
+
+
+def test_a_run_on_crops_is_another_run_and_depends_on_the_boxes(official, runs):
+    whole = Experiment(data=str(official))
+    cropped = whole.replace(crop_to_box=True)
+    before = [find_run(one).folder for one in (whole, cropped)]
+    train, test = open_splits(cropped)
+    assert train.fingerprint == test.fingerprint and before[0] != before[1]
+    boxes = official / "bounding_boxes.txt"
+    boxes.write_text(boxes.read_text().replace("4 139.5", "4 140.5"))  # of a test image
+    after = [find_run(one).folder for one in (whole, cropped)]
+    assert after[0] == before[0] and after[1] != before[1]
 
 
 @pytest.mark.skipif(not os.path.isdir(REAL), reason="the real photographs are not here")
@@ -68,6 +111,24 @@ def test_a_bad_line_is_named(cub, file, line, words):
     lines = (cub / file).read_text().splitlines()
     (cub / file).write_text("\n".join([lines[0], line, *lines[2:]]))
     with pytest.raises(DataError, match=words):
+        CUB200(cub)
+
+
+def test_spaces_at_the_end_of_a_line_are_no_part_of_a_name(cub):
+    wanted = CUB200(cub)
+    for name in ("images.txt", "classes.txt"):
+        lines = (cub / name).read_text().splitlines()
+        (cub / name).write_text("".join(f" {line} \t\r\n" for line in lines))
+    found = CUB200(cub)
+    assert found.paths == wanted.paths and found.classes == wanted.classes
+
+
+@pytest.mark.parametrize("text", ["class,name\n1,a\n", "class_id\n1\n1\n2\n3\n", "class_id\n1\n2\n", "", "a\n1,2,3\n4"])
+def test_a_table_of_attributes_without_each_class_once(cub, text):
+    (cub / "attributes.csv").write_text("class_id,bill\n3,red\n1,blue\n2,red\n")
+    assert CUB200(cub).attributes["bill"].tolist() == ["blue", "red", "red"]
+    (cub / "attributes.csv").write_text(text)
+    with pytest.raises(DataError, match=r"attributes\.csv has no column class_id with each class once"):
         CUB200(cub)
 
 

@@ -51,6 +51,12 @@ def test_photographs_of_every_kind(tmp_path, monkeypatch):
         read_photograph(tmp_path / "junk.jpg", "junk.jpg")
 
 
+def test_a_model_of_cropped_birds_asks_for_cropped_photographs(tmp_path, tiny):
+    for experiment, said in ((tiny, False), (tiny.replace(crop_to_box=True), True)):
+        row, seen = module._read(picture(tmp_path / "a.jpg"), tmp_path / "out.jpg", experiment)
+        assert ("crop this one, too" in row["remarks"]) == said and seen.shape == (3, 32, 32)
+
+
 def exif(orientation):
     found = Image.Exif()
     found[0x0112] = orientation

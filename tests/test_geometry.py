@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 
 from fgvc_lib.config import Experiment
+from fgvc_lib.datasets.build import open_splits
 from fgvc_lib.datasets.cub import CUB200
 from fgvc_lib.datasets.geometry import box_mask, box_views, discriminative_points, part_points, patch_boxes, to_view
 from fgvc_lib.datasets.views import view
@@ -40,6 +41,42 @@ def test_discriminative_points_are_the_parts_of_their_class(birds):
     np.testing.assert_array_equal(discriminative_points(test, experiment), points)
     test.parts = None
     assert np.isnan(discriminative_points(test, experiment)).all()
+
+
+@pytest.mark.parametrize("crop", [False, True])
+def test_annotated_parts_are_where_the_view_shows_them(official, crop):
+    experiment = Experiment(data=str(official), image_size=112, resize_size=128, crop_to_box=crop)
+    centres = np.arange(112) + 0.5
+    for images in open_splits(experiment):
+        points = part_points(images, experiment)
+        assert points.shape == (len(images), 15, 2) and images.part_names[6] == "left eye"
+        for number, places in enumerate(points):
+            light = (images[number][0][0] - images[number][0].min()).numpy()
+            found = places[~np.isnan(places).any(1)]
+            assert 1 <= len(found) <= images.parts[number, :, 2].sum()
+            left = light.copy()
+            for x, y in found:
+                near = (abs(centres - y) < 10)[:, None] & (abs(centres - x) < 10)
+                dot = np.where(near, light, 0)
+                assert abs((dot.sum(0) * centres).sum() / dot.sum() - x) < 0.7
+                assert abs((dot.sum(1) * centres).sum() / dot.sum() - y) < 0.7
+                left[near] = 0
+            assert left.sum() < 0.02 * light.sum()  # no dot is anywhere else
+
+
+def test_annotations_in_the_view_by_hand(official):
+    experiment = Experiment(data=str(official), image_size=112, resize_size=128)
+    train, _ = open_splits(experiment)
+    third = train.ids.index(3)  # 500 x 333 pixels; its box ends below the view
+    top = 27 * 128 / 333 - 8
+    wanted = [60 * 128 / 500 - 8, top, 325 * 128 / 500, 112 - top]
+    np.testing.assert_allclose(box_views(train, experiment)[third], wanted)
+    np.testing.assert_allclose(part_points(train, experiment)[third, 6], [287.5 * 128 / 500 - 8, 210.25 * 128 / 333 - 8])
+    assert np.isnan(part_points(train, experiment)[third, 0]).all()  # not visible
+    cropped = experiment.replace(crop_to_box=True)
+    train, _ = open_splits(cropped)
+    np.testing.assert_allclose(box_views(train, cropped)[third], [0, 0, 112, 112])
+    np.testing.assert_allclose(part_points(train, cropped)[third, 6], [227.5 * 128 / 325 - 8, 183.25 * 128 / 304 - 8])
 
 
 def test_masks_of_boxes():

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fgvc_lib.datasets import open_splits
+from fgvc_lib.datasets import open_splits, part_points
 from fgvc_lib.datasets.geometry import box_mask, patch_boxes
 from fgvc_lib.experiments.localisation import localise, map_hits, selection_hits
 from fgvc_lib.training import fit
@@ -38,7 +38,20 @@ def test_selections_by_hand():
     np.testing.assert_allclose(hits["part"], [1, np.nan])
     np.testing.assert_allclose(hits["bird_chance"], [4 / 9, 4 / 9])
     np.testing.assert_allclose(hits["part_chance"], [2 / 9, np.nan])  # two different patches of nine
+    np.testing.assert_allclose(hits["part_chance_on_bird"], [1 / 2, np.nan])  # two of the four whose centre is in the box
     assert selection_hits(np.array([[0, 2, 8], [0, 1, 4]]), patches, boxes, points)["part"][0] == 0
+
+
+def test_share_of_the_parts_that_are_hit():
+    patches = patch_boxes(range(9), cols=3, patch_size=16, stride=16)
+    boxes = np.array([[0.0, 0, 16, 32], [0, 0, 16, 32], [40, 40, 4, 4]])  # patches 0 and 3; 0 and 3; none
+    points = np.array([[[4.0, 4.0], [5, 5], [20, 4], [np.nan, np.nan]]] * 3)  # two in patch 0, one in 1, one not visible
+    hits = selection_hits(np.array([[0, 0, 8], [3, 5, 7], [1, 1, 1]]), patches, boxes, points)
+    np.testing.assert_allclose(hits["part"], [1, 0, 1])
+    np.testing.assert_allclose(hits["part_recall"], [2 / 3, 0, 1 / 3])
+    np.testing.assert_allclose(hits["part_recall_chance"], [2 / 9, 3 / 9, 1 / 9])  # 2, 3 and 1 different patches of 9
+    np.testing.assert_allclose(hits["part_chance_on_bird"], [1, 1, 0])  # all on the bird are drawn, where there are any
+    np.testing.assert_allclose(hits["part_recall_chance_on_bird"], [2 / 3, 2 / 3, 0])
 
 
 def test_chance_is_what_random_patches_get():
@@ -50,6 +63,13 @@ def test_chance_is_what_random_patches_get():
     hits = selection_hits(parts, patches, boxes, points).mean()
     assert hits["bird"] == pytest.approx(hits["bird_chance"], abs=0.02)
     assert hits["part"] == pytest.approx(hits["part_chance"], abs=0.03) and 0.2 < hits["part"] < 0.9
+    assert hits["part_recall"] == pytest.approx(hits["part_recall_chance"], abs=0.02)
+    corner = patches[:, :2] + 8
+    on_bird = np.flatnonzero(((corner >= boxes[0, :2]) & (corner < boxes[0, :2] + boxes[0, 2:])).all(1))
+    parts = np.stack([rng.permutation(on_bird)[:4] for _ in range(4_000)])
+    hits = selection_hits(parts, patches, boxes, points).mean()
+    assert hits["part"] == pytest.approx(hits["part_chance_on_bird"], abs=0.03) and hits["bird"] == 1
+    assert hits["part_recall"] == pytest.approx(hits["part_recall_chance_on_bird"], abs=0.02)
 
 
 def test_map_hits_by_hand():
@@ -89,6 +109,23 @@ def test_where_a_run_looks_on_annotated_birds(birds, runs, tiny):
     assert localise(fit(tiny, progress=False)).empty  # no boxes, no columns
     control = fit(run.experiment.replace(fusion="random"), progress=False)
     pd.testing.assert_frame_equal(localise(control), localise(control))  # the same patches whenever it is looked at
+
+
+@pytest.mark.parametrize("crop", [False, True])
+def test_where_a_run_looks_on_data_in_the_official_layout(official, tiny, crop):
+    """CUB-200-2011 annotates parts and does not say which set a class apart: all that are visible are to be hit."""
+    experiment = tiny.replace(data=str(official), image_size=64, resize_size=72, crop_to_box=crop)
+    run = fit(experiment, progress=False)
+    hits, (_, test) = localise(run), open_splits(experiment)
+    assert hits["map_discriminative"].isna().all() and hits["map_part"].notna().all()
+    assert hits["map_box_chance"].eq(1).all() == crop  # all that is left is the box
+    points, cols = part_points(test, experiment), (64 - 16) // 12 + 1
+    for row, (own, parts) in enumerate(zip(points, run.predictions["parts"], strict=True)):
+        held = [any(0 <= x - p % cols * 12 < 16 and 0 <= y - p // cols * 12 < 16 for p in parts) for x, y in own]
+        assert hits.loc[row, "selected_part"] == any(held)
+        assert hits.loc[row, "selected_part_recall"] == pytest.approx(sum(held) / (~np.isnan(own).any(1)).sum())
+    chances = hits.filter(like="chance").drop(columns="map_discriminative_chance")
+    assert ((chances >= 0) & (chances <= 1)).all(axis=None)
 
 
 def test_where_a_run_looks_leaves_out_what_could_not_be_decoded(birds, runs, tiny, tmp_path):

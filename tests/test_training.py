@@ -122,6 +122,46 @@ def test_training_in_bf16_is_tested_in_float32(tiny, changes, monkeypatch):
     np.testing.assert_allclose(again["probability"], run.predictions["probability"], atol=1e-6, rtol=0)
 
 
+def test_pixels_that_lie_in_no_patch_are_said_once(tiny, capsys):
+    training._say.cache_clear()
+    for seed in (0, 1):
+        fit(tiny.replace(image_size=34, seed=seed), progress=False)
+    line = "The last 6 pixels at the right and lower edge lie in no patch: an image_size of 28 or 40 has none left over."
+    assert capsys.readouterr().out.splitlines() == [line]
+    for changes in ({"image_size": 28}, {"image_size": 34, "model": "resnet18", "fusion": None}):
+        fit(tiny.replace(**changes), progress=False)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("machine", "native", "said"), [("x86_64", False, 1), ("x86_64", True, 0), ("arm64", False, 0)])
+def test_a_processor_that_emulates_bf16_is_said_once(tiny, monkeypatch, capsys, machine, native, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(training.platform, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
+    training._say.cache_clear()
+    for precision in ("no", "bf16", "bf16"):
+        training._check_options(tiny.replace(precision=precision), None)
+    assert capsys.readouterr().out.count("emulates bf16") == said
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")  # a version of torch that does not tell
+    training._say.cache_clear()
+    training._check_options(tiny.replace(precision="bf16"), None)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_gpu_without_bf16_is_refused_before_anything_is_written(tiny, runs, monkeypatch, capsys):
+    supported = {True: True, False: False}  # including emulation, and without
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "an old GPU")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: supported[including_emulation])
+    training._say.cache_clear()
+    training._check_options(tiny.replace(precision="bf16"), None)
+    assert capsys.readouterr().out.count("emulates bf16") == 1
+    supported[True] = False
+    with pytest.raises(ConfigError, match="an old GPU cannot compute in bf16: set precision to no"):
+        fit(tiny.replace(precision="bf16"), progress=False)
+    assert not [path for path in runs.iterdir() if path.is_dir()]
+
+
 def test_the_logged_learning_rate_is_that_of_the_step(tiny):
     run = fit(tiny, progress=False)
     wanted = [tiny.lr * learning_rate_factor(step, tiny) for step in range(tiny.steps)]

@@ -87,6 +87,20 @@ def test_sets_and_sizes_keep_a_cache_each(cub, caching):
     assert len(list(caching.iterdir())) == 4
 
 
+def test_crops_keep_a_cache_of_their_own(official, caching):
+    experiment = Experiment(data=str(official), image_size=32, resize_size=36)
+    for one in (experiment, experiment.replace(crop_to_box=True)):
+        images, _ = open_splits(one)
+        seen, _ = Views(images, one).__getitems__([0, 1, 2])
+        assert torch.equal(seen, torch.stack([torchvision_view(images.load(number), one) for number in range(3)]))
+    assert len(list(caching.glob("*.npy"))) == 2
+    boxes = official / "bounding_boxes.txt"
+    boxes.write_text(boxes.read_text().replace("1 139.5", "1 90.5"))
+    images, _ = open_splits(one)
+    changed, _ = Views(images, one).__getitems__([0])
+    assert not torch.equal(changed, seen[:1]) and len(list(caching.glob("*.npy"))) == 2  # what is out of date is removed
+
+
 def test_annotations_turn_a_photograph_in_the_cache_too(cub, caching):
     images, experiment = CUB200(cub), Experiment(image_size=32, resize_size=36)
     turned = Image.Exif()

@@ -113,7 +113,7 @@ def _places(photos, out):
             place = path.with_name(f"{path.stem}-{number}.jpg")
         taken.add(str(place).casefold())
         places[file] = out / place
-    if lost := {file.resolve() for file in photos} & {place.resolve() for place in places.values()}:
+    if lost := {os.path.realpath(file) for file in photos} & {os.path.realpath(place) for place in places.values()}:
         raise ConfigError(f"the pictures in {out} would be written over photographs, as {min(lost)}: name another folder")
     return places
 
@@ -125,6 +125,8 @@ def _read(file, picture, experiment):
         photograph, remarks = read_photograph(file, str(file))
     except DataError as error:
         return row | {"picture": "", "remarks": "", "problem": str(error)}, None
+    if experiment.crop_to_box:
+        remarks.append("not cropped: the model knows birds cropped to their box, so crop this one, too")
     return row | {"picture": str(picture), "remarks": "; ".join(remarks), "problem": ""}, view(photograph, experiment)
 
 

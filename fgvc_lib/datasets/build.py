@@ -12,7 +12,7 @@ from ..config import Experiment, project_path
 from ..errors import ConfigError, DataError
 from ..synthbirds.generation import generate
 from .cub import CUB200
-from .fingerprint import Entry
+from .fingerprint import Entry, checksum
 from .folders import class_folders
 from .image_set import SPLITS, FolderSplit, ImageSet
 from .views import view
@@ -58,7 +58,8 @@ def open_splits(experiment: Experiment) -> tuple[ImageSet, ImageSet]:
     """(train, test) of an experiment, both as its model is tested on them: item i is (`view` of the photograph, label).
 
     Draws the built-in birds if they are what it uses and are not there yet. With `validation` the second set is every fifth
-    training image of a class, which the first goes without. Raises DataError for data that cannot be used.
+    training image of a class, which the first goes without. Raises DataError for data that cannot be used, and for
+    `crop_to_box` on data without boxes.
     """
     if experiment.dataset != "cub200" and not experiment.data:
         raise ConfigError(f"dataset {experiment.dataset!r} says how to read a folder: name the folder, too, with data")
@@ -67,6 +68,11 @@ def open_splits(experiment: Experiment) -> tuple[ImageSet, ImageSet]:
         generate(root, experiment.profile)
     splits = ("train", "train") if experiment.validation else SPLITS
     train, test = (build_dataset(experiment.dataset, root, split, partial(view, experiment=experiment)) for split in splits)
+    if experiment.crop_to_box:
+        for images in (train, test):
+            images.crop_to_boxes()
+        crops = [images.crops.tolist() for images in (train, test)]  # now a part of what the splits hold
+        train.fingerprint = test.fingerprint = checksum([train.fingerprint, crops])
     if experiment.validation:
         place = pd.Series(train.labels).groupby(train.labels).cumcount()
         train.drop(np.flatnonzero(place % 5 == 4).tolist())

@@ -51,8 +51,13 @@ class CUB200(FolderSplit):
         looks, boxes = self.root / "attributes.csv", self.root / "bounding_boxes.txt"
         places, diagnostic = self.root / "parts" / "part_locs.txt", self.root / "diagnostic_parts.csv"
         if looks.exists():
-            table = pd.read_csv(looks, dtype=str, keep_default_na=False).set_index("class_id")
-            self.attributes = table.reindex(map(str, class_ids)).reset_index()
+            try:
+                table = pd.read_csv(looks, dtype=str, keep_default_na=False).set_index("class_id", verify_integrity=True)
+                self.attributes = table.loc[[*map(str, class_ids)]].reset_index()
+            except (KeyError, ValueError) as error:
+                raise DataError(
+                    f"{looks} has no column class_id with each class once: restore or delete the file"
+                ) from error
         if boxes.exists():
             box_of = {image_id: box for image_id, *box in _read(boxes, int, float, float, float, float)}
             _check_complete(boxes, box_of, self.ids)
@@ -73,7 +78,7 @@ class CUB200(FolderSplit):
 
 
 def _read(path, *types):
-    """Rows of an index file as tuples of `types`; the last field may hold spaces."""
+    """Rows of an index file as tuples of `types`; the last field may hold spaces inside."""
     if not path.is_file():
         raise DataError(
             f"{path.parent} is not in CUB-200-2011's layout: the file {path} is missing. "
@@ -84,7 +89,9 @@ def _read(path, *types):
         if not line.strip():
             continue
         try:
-            rows.append(tuple(kind(word) for kind, word in zip(types, line.split(None, len(types) - 1), strict=True)))
+            rows.append(
+                tuple(kind(word) for kind, word in zip(types, line.strip().split(None, len(types) - 1), strict=True))
+            )
         except ValueError:
             shape = " ".join(kind.__name__ for kind in types)
             raise DataError(f"{path}, line {number}: {line.strip()[:80]!r} does not read as '{shape}'") from None

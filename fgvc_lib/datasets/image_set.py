@@ -26,9 +26,10 @@ class ImageSet(Dataset):
     parts: (n, P, 3) x y visible in pixels, or None; part_names: P names. diagnostic: (C, P) bool, whether a part tells
     a class from one that looks like it, or None. attributes: one row per class, what it looks like in words, or None.
     fingerprint: checksum of what both splits hold, by which a run is found. origin: which set it is, for the cache.
+    crops: (n, 4) left top right bottom in pixels of the files, which photographs are cut to, or None; see `crop_to_boxes`.
     """
 
-    boxes = parts = diagnostic = attributes = None
+    boxes = parts = diagnostic = attributes = crops = None
     part_names = ()
     fingerprint = origin = ""
 
@@ -53,14 +54,44 @@ class ImageSet(Dataset):
     def load(self, index: int) -> Image.Image:
         """The photograph as RGB, see `read_photograph`. Raises DataError if it cannot be decoded."""
         try:
-            return read_photograph(self.paths[index], "it", self.upright)[0]
+            photograph = read_photograph(self.paths[index], "it", self.upright)[0]
+            return photograph if self.crops is None else photograph.crop(self._frame(index, photograph.size))
         except DataError as error:
             reason = error.__cause__ or error
             raise DataError(f"cannot decode the image {self.paths[index]} ({reason}): replace it or skip it") from error
 
     def sizes(self) -> np.ndarray:
-        """(n, 2) width and height of the photographs in pixels, from the files' headers."""
-        return np.array([Image.open(path).size for path in self.paths]).reshape(-1, 2)
+        """(n, 2) width and height of the photographs in pixels, from the files' headers; of what the crops leave of them."""
+        sizes = [Image.open(path).size for path in self.paths]
+        if self.crops is not None:
+            frames = [self._frame(index, size) for index, size in enumerate(sizes)]
+            sizes = [(right - left, bottom - top) for left, top, right, bottom in frames]
+        return np.array(sizes).reshape(-1, 2)
+
+    def crop_to_boxes(self) -> None:
+        """Cut each photograph to its box, widened to whole pixels and clipped at the edges; boxes and parts move along.
+
+        Raises DataError where there are no boxes, or one has no area.
+        """
+        if self.boxes is None:
+            raise DataError("the data has no boxes around the birds: set crop_to_box to False")
+        sound = np.isfinite(self.boxes).all(1) & (self.boxes[:, 2:] > 0).all(1)
+        if not sound.all():
+            raise DataError(f"the box of image {self.ids[sound.argmin()]} has no area: mend it, or set crop_to_box to False")
+        low, high = self.boxes[:, :2], self.boxes[:, :2] + self.boxes[:, 2:]
+        self.crops = np.concatenate([np.floor(low).clip(0), np.ceil(high)], axis=1).astype(int)
+        corner = self.crops[:, :2]
+        self.boxes = self.boxes - np.pad(corner, ((0, 0), (0, 2)))
+        if self.parts is not None:
+            self.parts = self.parts - np.pad(corner, ((0, 0), (0, 1)))[:, None]
+        self.origin += " cropped"
+
+    def _frame(self, index, size):
+        """The crop of a photograph of (width, height), clipped at its right and lower edge."""
+        left, top, right, bottom = np.minimum(self.crops[index], [*size, *size]).tolist()
+        if left == right or top == bottom:
+            raise DataError("its box lies outside it")
+        return left, top, right, bottom
 
     def broken(self) -> list[int]:
         """Indices of the images that cannot be decoded."""
@@ -80,7 +111,7 @@ class ImageSet(Dataset):
         keep = sorted(set(range(len(self))) - set(indices))
         for name in ("paths", "labels", "ids"):
             setattr(self, name, [getattr(self, name)[i] for i in keep])
-        for name in ("boxes", "parts"):
+        for name in ("boxes", "parts", "crops"):
             if getattr(self, name) is not None:
                 setattr(self, name, getattr(self, name)[keep])
 

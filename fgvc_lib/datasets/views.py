@@ -69,7 +69,8 @@ class Views(Dataset):
         self.images, self.experiment, self.squares = images, experiment, None
         if experiment.cache and len(images) >= TINY:
             size = experiment.resize_size
-            state = checksum([[path.name for path in images.paths], file_states(images.paths), images.upright])[:12]
+            crops = None if images.crops is None else images.crops.tolist()
+            state = checksum([[path.name for path in images.paths], file_states(images.paths), images.upright, crops])[:12]
             path = project_path(f"data/cache/{checksum([images.origin, size])[:12]}-{state}.npy")
             self.squares = cached(path, (len(images), 3, size, size), lambda i: resized(images.load(i), experiment).numpy())
 

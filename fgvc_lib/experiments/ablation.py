@@ -124,14 +124,18 @@ def collect(runs: dict[tuple[str, int], Run]) -> pd.DataFrame:
     frames, entries = [], []
     for (key, seed), run in tqdm(runs.items(), "where they look", unit="run"):
         frames.append(run.predictions.join(localise(run)).assign(variant=key, seed=seed))
-        entry = {"variant": key, "seed": seed, "run": run.folder.name}
-        entry |= {name: run.environment[name] for name in ("data", "weights")}
-        entry |= {"experiment": dataclasses.asdict(run.experiment.replace(data="")), "environment": run.environment}
-        entries.append(entry)
+        entries.append({"variant": key, "seed": seed, **origin(run)})
     records = pd.concat(frames, ignore_index=True)
     records["variant"] = records["variant"].astype(pd.CategoricalDtype(dict.fromkeys(key for key, _ in runs)))
     records.attrs = {"schema": SCHEMA, "runs": json.dumps(entries)}  # text: pandas copies what is here at every step
     return records
+
+
+def origin(run: Run) -> dict:
+    """How a finished run was made: what `made` says of it, but for its variant and seed."""
+    about = {name: run.environment[name] for name in ("data", "weights")}
+    experiment = dataclasses.asdict(run.experiment.replace(data=""))
+    return {"run": run.folder.name, **about, "experiment": experiment, "environment": run.environment}
 
 
 def made(records: pd.DataFrame) -> list[dict]:
@@ -148,15 +152,18 @@ def write_records(records: pd.DataFrame, path: Path) -> None:
     write_whole(path, records.to_parquet(compression="zstd"))
 
 
-def read_records(path: Path) -> pd.DataFrame:
-    """What `write_records` kept. Raises DataError for a file that is missing, damaged or of another schema."""
-    again = "run `python -m fgvc_lib ablate`"
+def read_records(path: Path, command: str = "ablate") -> pd.DataFrame:
+    """What `write_records` kept. Raises DataError for a file that is missing, damaged or of another schema.
+
+    command: the one that makes such a file, for the error's advice.
+    """
+    again = f"run `python -m fgvc_lib {command}`"
     if not path.is_file():
-        raise DataError(f"there are no records at {path}: `python -m fgvc_lib ablate` makes them, for this PROFILE and DATA")
+        raise DataError(f"there are no records at {path}: {again}, for this PROFILE and DATA")
     try:
         records = pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as records of an ablation ({error}): {again}") from error
+        raise DataError(f"{path} cannot be read as records ({error}): {again}") from error
     schema = records.attrs.get("schema", "none")
     if schema != SCHEMA:
         raise DataError(f"{path} has schema {schema}, this version reads {SCHEMA}: {again} again")

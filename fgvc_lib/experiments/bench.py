@@ -38,8 +38,9 @@ class BenchSetting:
     precision: Literal["no", "bf16", "fp16"] = "no"  # float32, or autocast to half precision
 
 
+MORE, MORE_PATCHES = "mul, 8 a head", 8  # part selection with more patches than one a head
 DENSE = ("dense mul", "dense matmul")  # the second is what TransFG's code computes
-ROWS = ("plain", *FUSIONS, *DENSE)
+ROWS = ("plain", *FUSIONS, MORE, *DENSE)
 DENSE_REPEATS = 3  # they take half of a round, and their ratios need no more
 PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -55,7 +56,8 @@ def resolve(setting: BenchSetting) -> BenchSetting:
     if not setting.sizes or setting.repeats < 1 or setting.batch_size < 0:
         raise ConfigError("bench needs at least one size, repeats of 1 or more and a batch_size of 0 (automatic) or more")
     for size in setting.sizes:
-        PRESETS[setting.model].replace(image_size=size, stride=setting.stride)  # raises now, not after the sizes before it
+        # raises now, not after the sizes before it
+        PRESETS[setting.model].replace(image_size=size, stride=setting.stride, top_k=MORE_PATCHES)
     device = ("cuda" if gpu else "cpu") if setting.device == "auto" else setting.device
     return dataclasses.replace(setting, device=device, batch_size=setting.batch_size or (16 if device == "cuda" else 1))
 
@@ -161,8 +163,8 @@ class _Work:
         self.labels = torch.arange(setting.batch_size, device=self.device)
 
     def forward(self, row):
-        fusion = None if row == "plain" else row.removeprefix("dense ")
-        self.model.cfg = self.model.cfg.replace(fusion=fusion)
+        fusion = None if row == "plain" else "mul" if row == MORE else row.removeprefix("dense ")
+        self.model.cfg = self.model.cfg.replace(fusion=fusion, top_k=MORE_PATCHES if row == MORE else 1)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             return dense_forward(self.model, self.images) if row in DENSE else self.model(self.images)
 

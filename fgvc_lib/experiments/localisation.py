@@ -1,4 +1,4 @@
-"""Whether maps and selected patches lie on the bird, and on its discriminative parts."""
+"""Whether maps and selected patches lie on the bird, and on its parts."""
 
 import numpy as np
 import pandas as pd
@@ -6,11 +6,12 @@ import torch
 from scipy.stats import hypergeom
 from tqdm import tqdm
 
-from ..datasets import eval_loader, open_splits
+from ..datasets import ImageSet, eval_loader, open_splits
 from ..datasets.geometry import box_mask, box_views, discriminative_points, part_points, patch_boxes
 from ..runs import Run
 from ..saliency import attribute, input_gradient
 from ..training import load_model
+from ..vit import VisionTransformer
 
 WINDOW = 16  # pixels: the square around a part's point that counts as the part
 
@@ -51,58 +52,83 @@ def _windows(points, size):
     return np.any([box_mask(squares[:, part], size) for part in range(points.shape[1])], axis=0)
 
 
+def model_patches(model: VisionTransformer) -> np.ndarray:
+    """The boxes (N, 4) of the model's patches."""
+    rows, columns = model.cfg.grid
+    return patch_boxes(range(rows * columns), columns, model.cfg.patch_size, model.cfg.stride)
+
+
+def patches_in(boxes: np.ndarray, patches: np.ndarray) -> np.ndarray:
+    """Which patches (N, 4) have their centre in which of the boxes (B, 4): (B, N) bool."""
+    centre = patches[:, :2] + patches[:, 2:] / 2
+    low = boxes[:, None, :2]
+    high = low + boxes[:, None, 2:]
+    return ((centre >= low) & (centre < high)).all(-1)
+
+
 def selection_hits(parts: np.ndarray, patches: np.ndarray, boxes: np.ndarray, points: np.ndarray) -> pd.DataFrame:
     """How selected patches lie on the birds: one row per image.
 
     parts: (B, K) patch indices. patches: (N, 4), every patch's box, from `patch_boxes`. boxes: (B, 4).
-    points: (B, P, 2) x y in pixels of the discriminative parts, nan where one is not visible.
+    points: (B, P, 2) x y in pixels of the parts to hit, nan where one is not visible.
     Columns: bird (share of the selected patches whose centre lies in the box), part (1 if any of them holds one of the
-    points, else 0; nan where there is none); bird_chance and part_chance: what as many different patches, drawn at random,
-    would get.
+    points, else 0) and part_recall (share of the visible points that they hold), both nan where no point is visible.
+    Each with _chance: what as many different patches, drawn at random, would get on average; and the last two with
+    _chance_on_bird: the same, drawn among the patches whose centre lies in the box, all of them if there are fewer.
     """
     corner, side = patches[:, :2], patches[:, 2:]
-    centre = corner + side / 2
-    low = boxes[:, None, :2]
-    high = low + boxes[:, None, 2:]
-    on_bird = ((centre >= low) & (centre < high)).all(-1)  # (B, N)
+    on_bird = patches_in(boxes, patches)
     offset = points[:, None] - corner[:, None]  # (B, N, P, 2)
-    on_part = ((offset >= 0) & (offset < side[:, None])).all(-1).any(-1)  # (B, N)
-    bird, part = (np.take_along_axis(truth, parts, axis=1) for truth in (on_bird, on_part))
-    different = [len(set(row)) for row in parts.tolist()]
-    missed = hypergeom.pmf(0, len(patches), on_part.sum(1), different)
-    visible = ~np.isnan(points).any(-1).all(1)
-    return pd.DataFrame({
-        "bird": bird.mean(1), "part": np.where(visible, part.any(1), np.nan),
-        "bird_chance": on_bird.mean(1), "part_chance": np.where(visible, 1 - missed, np.nan),
-    })  # fmt: skip
+    holds = ((offset >= 0) & (offset < side[:, None])).all(-1)
+    holds = np.concatenate([holds.any(-1, keepdims=True), holds], axis=-1)  # (B, N, 1+P): any of the points, and each
+    hit = {"": np.take_along_axis(holds, parts[..., None], axis=1).any(1)}  # (B, 1+P), or how likely it is
+    different = np.array([len(set(row)) for row in parts.tolist()])
+    for name, there in (("_chance", np.ones_like(on_bird)), ("_chance_on_bird", on_bird)):
+        count, holding = there.sum(1, keepdims=True), (holds & there[..., None]).sum(1)
+        drawn = np.minimum(different[:, None], count)
+        hit[name] = 1 - hypergeom.pmf(0, count.clip(1), holding, drawn)
+    visible = (~np.isnan(points).any(-1)).sum(1)
+    visible = np.where(visible, visible, np.nan)
+    found = {"bird": np.take_along_axis(on_bird, parts, axis=1).mean(1), "bird_chance": on_bird.mean(1)}
+    for name, values in hit.items():
+        found[f"part{name}"] = np.where(visible > 0, values[:, 0], np.nan)
+        found[f"part_recall{name}"] = values[:, 1:].sum(1) / visible
+    return pd.DataFrame(found)
+
+
+def tested_images(run: Run) -> ImageSet:
+    """The test images of a finished run, in the order of its predictions: without those that could not be decoded."""
+    _, test = open_splits(run.experiment)
+    tested = set(run.predictions["id"])
+    test.drop([place for place, image in enumerate(test.ids) if image not in tested])
+    return test
 
 
 def localise(run: Run, method: str | None = None) -> pd.DataFrame:
     """Where a finished run looks: one row per test image, in the order of its predictions.
 
     Columns map_…: `map_hits` of its input gradient, or of what another method of `saliency.attribute` says; if the model
-    selects, columns selected_…: `selection_hits` of its parts. No columns for data without boxes.
+    selects, columns selected_…: `selection_hits` of its parts. Where the data does not say which parts set a class apart, as
+    CUB-200-2011 does not, the parts to hit are all that are annotated. No columns for data without boxes.
     """
     experiment = run.experiment
-    model, (_, test) = load_model(run), open_splits(experiment)
-    tested = set(run.predictions["id"])  # without those that could not be decoded
-    test.drop([place for place, image in enumerate(test.ids) if image not in tested])
+    model, test = load_model(run), tested_images(run)
     if test.boxes is None:
         return pd.DataFrame(index=range(len(test)))
     boxes, discriminative = box_views(test, experiment), discriminative_points(test, experiment)
     points = discriminative if test.parts is None else part_points(test, experiment)
     known = np.full_like(points, np.nan) if test.diagnostic is None else discriminative  # where the data says which they are
+    if experiment.fusion:
+        patches, parts = model_patches(model), np.stack(run.predictions["parts"])
     frames, first = [], 0
     with torch.random.fork_rng():
         torch.manual_seed(experiment.seed)  # as `fit` does before it tests
         for images, labels in tqdm(eval_loader(test, experiment), "where it looks", leave=False, delay=2, unit="batch"):
             batch = slice(first, first := first + len(images))
             maps = attribute(model, images, labels, method) if method else input_gradient(model, images, labels)
-            frames.append(map_hits(maps.numpy(), boxes[batch], points[batch], known[batch]))
-    found = pd.concat(frames, ignore_index=True).add_prefix("map_")
-    if experiment.fusion:
-        rows, columns = model.cfg.grid
-        patches = patch_boxes(range(rows * columns), columns, model.cfg.patch_size, model.cfg.stride)
-        hits = selection_hits(np.stack(run.predictions["parts"]), patches, boxes, discriminative)
-        found = found.join(hits.add_prefix("selected_"))
-    return found.astype(np.float32)
+            found = map_hits(maps.numpy(), boxes[batch], points[batch], known[batch]).add_prefix("map_")
+            if experiment.fusion:
+                hits = selection_hits(parts[batch], patches, boxes[batch], discriminative[batch])
+                found = found.join(hits.add_prefix("selected_"))
+            frames.append(found)
+    return pd.concat(frames, ignore_index=True).astype(np.float32)

@@ -1,7 +1,6 @@
 """Runs the notebooks in order and makes the HTML report from them."""
 
 import datetime
-import json
 import logging
 import math
 import os
@@ -10,19 +9,19 @@ import shutil
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from tqdm import tqdm
 
 from ..config import active_experiment, project_path
 from ..datasets import open_splits
-from ..errors import FGVCError
-from ..experiments.ablation import plan, read_records
+from ..errors import DataError, FGVCError
+from ..experiments.ablation import read_records
 from ..experiments.bench import image_seconds
 from ..experiments.variants import REFERENCE, report_variants
 from ..files import write_whole
 from ..runs import find_run
+from .claims import read_evidence
 from .results import results_pages
 from .site import write_site
 
@@ -37,7 +36,8 @@ def build_report() -> Path:
     The profile and the data are those of `config.active_experiment`. The report on the built-in birds in profile
     `quick` is the committed one: only then the notebooks themselves and figures/ are written too; otherwise the
     executed notebooks and the figures stay below build/report/, since a photograph may not be ours to publish.
-    RESULTS.md and its Chinese twin are made anew with it, from the records. Says first how many models there are to train.
+    RESULTS.md, its Chinese twin and the verdicts in both READMEs are made anew with it, from the records. Says first how
+    many models there are to train.
     Raises ReportError, naming notebook and cell, where one fails.
     """
     experiment = active_experiment()
@@ -59,7 +59,7 @@ def build_report() -> Path:
             target = path if built_in else new / "notebooks" / path.name
             write_whole(target, nbformat.writes(notebook) + "\n")
     if built_in:
-        _write_results(plan(experiment)[2])
+        _write_results()
     index = write_site(new, notebooks, experiment, texts=built_in)
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
@@ -80,14 +80,14 @@ def _to_train(base, train, test):
     return f"{len(todo)} of the chapters' {len(experiments)} models are to be trained: about {time} on this machine."
 
 
-def _write_results(records):
-    """The pages of results from the records of the ablation and of the measurements beside it, if all are there."""
-    photos, step = project_path("data/results/quick-CUB_40.parquet"), project_path("data/bench/step.json")
-    if missing := [str(file) for file in (records, photos, step) if not file.is_file()]:
-        print(f"RESULTS.md stays as it is: {', '.join(missing)} is missing")
+def _write_results():
+    """The pages of results from what is recorded."""
+    try:
+        pages = results_pages(read_evidence(), read_records(project_path("data/results/quick-CUB_40.parquet")))
+    except DataError as error:
+        print(f"The pages of results stay as they are: {error}")
         return
-    cost = pd.DataFrame(json.loads(step.read_text())["rows"])
-    for file, page in results_pages(read_records(records), read_records(photos), cost).items():
+    for file, page in pages.items():
         write_whole(project_path(file), page)
 
 

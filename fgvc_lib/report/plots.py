@@ -22,6 +22,8 @@ from ..config import active_experiment, figures_folder
 from ..datasets.geometry import patch_boxes
 from ..experiments.variants import known_variants, title_of
 from ..files import whole_file, write_whole
+from ..part_selection import FUSIONS
+from .words import Words
 
 if TYPE_CHECKING:
     import IPython
@@ -32,6 +34,7 @@ FAMILIES = {"cnn": ORANGE, "vit": BLUE, "psm": GREEN, "control": GREY}
 LOOKS = {
     "cnn": (ORANGE, "s"), "vit": (BLUE, "o"), "add": (PINK, "^"), "matmul": (RED, "<"), "lastlayer": (TAN, ">"),
     "mul": (GREEN, "D"), "rollout": (SKY, "v"), "lowrank": (ROSE, "P"), "maws": (YELLOW, "X"), "random": (GREY, "*"),
+    "random_on_bird": ("black", "p"),
 }  # fmt: skip
 UNKNOWN = "black"  # what is no variant of the report
 BESIDE = {"frameon": False, "loc": "center left", "bbox_to_anchor": (1, 0.5)}  # a legend to the right of its axes
@@ -158,7 +161,7 @@ def learning_curves(metrics: dict[str, pd.DataFrame]) -> Figure:
 
 
 def accuracy_bars(table: pd.DataFrame) -> Figure:
-    """`tables.results_table` (one run per variant) or `statistics.summary` (several seeds) as bars with their intervals."""
+    """`tables.results_table` (one run per variant) or `summaries.summary` (several seeds) as bars with their intervals."""
     figure, (axis,) = _axes(8, 0.42 * len(table) + 0.9)
     table = table[::-1]
     names, colours = [title_of(key) for key in table.index], [_family_colour(key) for key in table.index]
@@ -175,18 +178,18 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
 
 
 def differences(table: pd.DataFrame, reference: str) -> Figure:
-    """`statistics.summary`: how much more accurate each variant is than `reference`, with its interval, in points."""
+    """`summaries.summary`: how much more accurate each variant is than `reference`, with its interval, in points."""
     figure, (axis,) = _axes(8, 0.36 * len(table) + 0.9)
     table = table.drop(index=reference)[::-1]
     for place, (key, row) in enumerate(table.iterrows()):
         low, middle, high = 100 * row[["difference_low", "difference", "difference_high"]]
         colour = _family_colour(key)
         axis.plot([low, high], [place, place], color=colour, linewidth=2)
-        axis.plot(middle, place, "o", color=colour, markersize=7, markerfacecolor=colour if row["p"] < 0.05 else "white")
+        axis.plot(middle, place, "o", color=colour, markersize=7)
     axis.axvline(0, color="black", linewidth=1)
     axis.set_yticks(range(len(table)), [title_of(key) for key in table.index])
     counts = f"{int(table['seeds'].max())} seeds x {int(table['images'].max()):,} images"
-    axis.set_xlabel(f"points more than {title_of(reference)}, 95 % interval, {counts}; filled: p < 0.05 (Holm)", fontsize=9)
+    axis.set_xlabel(f"points more than {title_of(reference)}, 95 % interval, {counts}", fontsize=9)
     return figure
 
 
@@ -219,16 +222,43 @@ def hit_rates(table: pd.DataFrame, chance: pd.DataFrame) -> Figure:
     return figure
 
 
+def patch_curves(points: pd.DataFrame) -> Figure:
+    """`curve.means`: accuracy over the number of patches that the last layer sees, one line a rule; dashed: all patches;
+    shaded: the 95 % interval of `mul`, about as wide as the others' (how rules differ is paired: `curve.areas`).
+    """
+    figure, (axis,) = _axes(8, 4.2)
+    for rule, frame in points.groupby("rule", sort=False, observed=True):
+        colour, marker = LOOKS[rule]
+        name, chosen = Words().write("rule", rule), rule in FUSIONS
+        style = {"color": colour, "marker": marker, "markersize": 5, "linestyle": "-" if chosen else ":", "linewidth": 1.5}
+        axis.plot(frame["patches"], frame["accuracy"], label=name, **style)
+        if rule == "mul":
+            axis.fill_between(frame["patches"], frame["low"], frame["high"], color=colour, alpha=0.1, linewidth=0)
+    (patches,) = set(points.index.unique("k")[-1:])
+    whole = points.loc[("mul", patches), "accuracy"]
+    axis.axhline(whole, color=BLUE, linestyle="--", linewidth=1, label=f"all {patches} patches: {whole:.1%}", zorder=0)
+    axis.set(xlabel="different patches that the last layer sees (mean)", ylabel="test accuracy", xscale="log")
+    ticks = [tick for power in (1, 10, 100, 1_000) for tick in (power, 2 * power, 5 * power)]
+    low, high = points["patches"].min(), points["patches"].max()
+    axis.set_xticks(shown := [tick for tick in ticks if low / 1.3 <= tick <= high * 1.3], shown)
+    axis.minorticks_off()
+    axis.yaxis.set_major_formatter("{x:.0%}" if np.ptp(axis.get_ylim()) > 0.05 else "{x:.1%}")
+    axis.legend(**BESIDE)
+    return figure
+
+
 def cost(table: pd.DataFrame, floor: float) -> Figure:
     """The table of `bench.measure`: time of a training step as a ratio to the plain ViT's, with its 95 % interval, and peak
-    memory; dashed: the textbook's way. floor: the share of the layers that see all tokens, drawn in.
+    memory; dashed: the textbook's way, dotted: more patches a head. floor: the share of the layers that see all tokens,
+    drawn in.
     """
     figure, axes = _axes(10.5, 4, columns=2)
     for place, (row, frame) in enumerate(table[table["problem"] == ""].groupby("row", sort=False)):
-        rule = row.removeprefix("dense ")
+        rule = row.removeprefix("dense ").partition(",")[0]
         colour, marker = LOOKS.get("vit" if rule == "plain" else rule, (UNKNOWN, "*"))
-        style = {"color": colour, "marker": marker, "markersize": 5, "linestyle": "-" if rule == row else "--"}
-        x = frame["patches"] + 20 * (place - 4.5)  # side by side
+        line = "-" if rule == row else "--" if row.startswith("dense") else ":"
+        style = {"color": colour, "marker": marker, "markersize": 5, "linestyle": line}
+        x = frame["patches"] + 20 * (place - 5)  # side by side
         axes[0].plot(x, frame["train_ratio"], **style)
         axes[0].vlines(x, frame["train_low"], frame["train_high"], color=colour, linewidth=1)
         axes[1].plot(frame["patches"], frame["memory_mb"] / 1e3, label=row, **style)
