@@ -11,7 +11,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from .config import Experiment, project_path
+from .config import Experiment, given_path
 from .errors import ConfigError, WeightsError
 from .files import write_whole
 from .weights.layouts import to_timm
@@ -62,7 +62,7 @@ def weights_file(experiment: Experiment) -> Path:
 
     Raises WeightsError, with the ways to get it, where it cannot be had, and ConfigError for a name that stands for nothing.
     """
-    path = project_path(source_of(experiment).path)
+    path = given_path(source_of(experiment).path)
     if path.is_file():
         return path
     if experiment.weights == "dinov2":

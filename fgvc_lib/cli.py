@@ -1,8 +1,10 @@
 """`python -m fgvc_lib COMMAND …`: what the library does, from the command line."""
 
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -17,6 +19,7 @@ COMMANDS = {
     "train": ("cli.train", "train and test one model"),
     "explain": ("cli.explain", "what a trained model sees in photographs, with a picture for each"),
     "ablate": ("cli.ablate", "run every variant of the ablation"),
+    "claims": ("cli.claims", "what was measured on each claim of the course report, and the verdict"),
     "rerun": ("cli.rerun", "train a variant again, and hold the result against the record"),
     "curve": ("cli.curve", "test trained models whose last layer sees fewer and fewer patches"),
     "bench": ("report.cost.measure_cost", "measure what part selection costs"),
@@ -74,6 +77,21 @@ def rerun(variant: str, seed: int = 0) -> str:
     return f"{ablation.against_record(records, variant, seed, run)}\nThe run is in {run.folder}"
 
 
+def claims(lang: Literal["en", "zh-CN"] = "en") -> str:
+    """What was measured on each claim of the course report, and the verdict, from the records in data/.
+
+    Args:
+        lang: English or Chinese.
+    """
+    from .report.claims import claims, read_evidence
+    from .report.tables import readable
+
+    table = readable(claims(read_evidence()), "claims", lang)
+    return "\n\n".join(
+        "\n  ".join([claim, *(f"{column}: {cell}" for column, cell in row.items())]) for claim, row in table.iterrows()
+    )
+
+
 def explain(photos: tuple[str, ...], run: str | None = None, out: Path = Path("explained"), json: bool = False) -> str:
     """What a trained model says of photographs, and where it looked: a picture each, and predictions.csv, in a folder.
 
@@ -85,7 +103,7 @@ def explain(photos: tuple[str, ...], run: str | None = None, out: Path = Path("e
     """
     from .app import explain_photographs, find_photos, named_run
 
-    chosen = named_run(run)
+    chosen, out = named_run(run), Path(os.path.expanduser(out))
     print(f"Run {chosen.folder.name}: {chosen.experiment.title}")
     table = explain_photographs(find_photos(photos, out), chosen, out)
     if json:
@@ -132,6 +150,8 @@ def curve(runs: tuple[str, ...], out: Path | None = None) -> str:
 def main() -> None:
     """Run a command; an error that a user can mend becomes one line and exit code 2."""
     name, *arguments = sys.argv[1:] or ["--help"]
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # names of files and classes hold letters that not every terminal has
     try:
         if name in ("-h", "--help"):
             lines = "".join(f"\n  {command:<10}{what}" for command, (_, what) in COMMANDS.items())

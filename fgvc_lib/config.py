@@ -12,6 +12,8 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 from .errors import ConfigError
 
+REPOSITORY = Path(__file__).resolve().parents[1]
+
 # Raised when a change of the code makes finished runs out of date: it is part of every run's name.
 RUN_VERSION = 2
 
@@ -61,7 +63,7 @@ class Experiment:
     batch_size: int = 8
     steps: int = 300  # optimiser steps, whatever the size of the data
     epochs: float = 0.0  # above 0: steps is as many as that many passes over the training images take
-    warmup_steps: int = 30  # linear, then cosine down to 0
+    warmup_steps: int = 30  # linear, then cosine down to 0; with `epochs`, half of the steps at most
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.01  # at its peak
     head_lr: float | None = None  # of the classifier, at its peak; None: lr
@@ -112,10 +114,14 @@ class Experiment:
         return dataclasses.replace(self, **changes)
 
     def on(self, images: int) -> "Experiment":
-        """This experiment on a training set of that many images: `steps` says how many there are, `epochs` is used up."""
+        """This experiment on a training set of that many images: `steps` says how many there are, `epochs` is used up.
+
+        Half of the steps at most are for warming up, so that a small set needs no other settings.
+        """
         if not self.epochs:
             return self
-        return self.replace(steps=max(1, round(self.epochs * images / self.batch_size)), epochs=0.0)
+        steps = max(1, round(self.epochs * images / self.batch_size))
+        return self.replace(steps=steps, warmup_steps=min(self.warmup_steps, steps // 2), epochs=0.0)
 
     def hash(self, *content: str) -> str:
         """12 hex digits that name the run; `content`: checksums of what it reads, such as the data and the weights.
@@ -177,9 +183,10 @@ CNN_SETTINGS = {"photos": {"lr": 1e-3, "head_lr": None}}
 
 def active_experiment() -> Experiment:
     """The profile that the environment variable PROFILE names (default `quick`), on the data folder DATA, read as DATASET
-    (default `cub200`), if set.
+    (default `cub200`), if set; SKIP_BROKEN=1 leaves out what cannot be read.
 
-    Raises ConfigError, listing the profiles, for an unknown one, and for DATASET without a folder.
+    Raises ConfigError, listing what is known, for an unknown profile or another value of SKIP_BROKEN, and for DATASET
+    without a folder.
     """
     name = os.environ.get("PROFILE") or "quick"
     if name not in PROFILES:
@@ -187,14 +194,27 @@ def active_experiment() -> Experiment:
     data, dataset = os.environ.get("DATA") or PROFILES[name].data, os.environ.get("DATASET")
     if dataset and not data:
         raise ConfigError(f"DATASET={dataset} says how to read a folder: name the folder, too, as in DATA=photos")
-    return PROFILES[name].replace(data=data, dataset=dataset or PROFILES[name].dataset)
+    skip = os.environ.get("SKIP_BROKEN") or "0"
+    if skip not in ("0", "1"):
+        raise ConfigError(f"SKIP_BROKEN={skip} is unknown: 1 leaves out images that cannot be read, 0 stops at them")
+    return PROFILES[name].replace(data=data, dataset=dataset or PROFILES[name].dataset, skip_broken=skip == "1")
 
 
 def project_path(path: str | os.PathLike) -> Path:
-    """`path`, taken from the project's root (the nearest folder upwards with a notebooks/ in it) unless absolute."""
+    """`path`, taken from the project's root unless absolute; ~ is the home folder.
+
+    The root is the repository that the library is imported from, wherever Python was started. An installed copy has none:
+    then it is the nearest folder upwards from the working folder that holds notebooks/ and fgvc_lib/, or else that folder.
+    """
     here = Path.cwd()
-    root = next((folder for folder in (here, *here.parents) if (folder / "notebooks").is_dir()), here)
-    return root / path
+    known = (folder for folder in (REPOSITORY, here, *here.parents) if (folder / "notebooks").is_dir())
+    return next((folder for folder in known if (folder / "fgvc_lib").is_dir()), here) / os.path.expanduser(path)
+
+
+def given_path(path: str | os.PathLike) -> Path:
+    """A file or folder that a user names: from the working folder if it is there, else see `project_path`."""
+    here = Path.cwd() / os.path.expanduser(path)
+    return here if here.exists() else project_path(path)
 
 
 def runs_folder() -> Path:

@@ -30,8 +30,8 @@ from .backbones import source_of, weights_checksum, weights_file
 from .checkpoints import delete_checkpoints, load_checkpoint, save_checkpoint, terminating
 from .cnn import CNNS, efficientnet_lite0, resnet18
 from .config import Experiment
-from .datasets import ImageSet, eval_loader, open_splits, train_loader
-from .errors import ConfigError, DataError, StorageError, TrainingError
+from .datasets import eval_loader, found, open_splits, train_loader, workers_watched
+from .errors import ConfigError, StorageError, TrainingError
 from .files import set_aside, write_whole
 from .runs import Run, find_run
 from .vit import PRESETS, VisionTransformer
@@ -76,6 +76,7 @@ def load_model(run: Run) -> nn.Module:
     return model.eval()
 
 
+@workers_watched()
 def fit(experiment: Experiment, progress: bool = True, runs: Path | None = None) -> Run:
     """Train, test, and keep the result in runs/<hash>/. A finished run is returned as it is, an interrupted one resumed.
 
@@ -118,8 +119,10 @@ def fit(experiment: Experiment, progress: bool = True, runs: Path | None = None)
 def _fit(experiment, run, train, test, progress):
     torch.manual_seed(experiment.seed)
     model = build_model(experiment, len(train.classes))
+    _say(found(train, test))
+    train.check()
+    test.check()
     _check_options(experiment, model)
-    skipped = _check_images(train, test, experiment.skip_broken)
     described = json.dumps(dataclasses.asdict(experiment), indent=1).encode()
     write_whole(run.folder / "experiment.json", described)
 
@@ -136,7 +139,7 @@ def _fit(experiment, run, train, test, progress):
         "predictions.parquet": predictions.to_parquet(), "model.safetensors": safetensors.torch.save(tensors),
     }  # fmt: skip
     record = {
-        "classes": len(train.classes), "class_names": train.classes, "skipped": skipped,
+        "classes": len(train.classes), "class_names": train.classes, "skipped": train.skipped + test.skipped,
         "data": train.fingerprint, "weights": weights_checksum(experiment),
         "run": run.folder.name, "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -148,6 +151,7 @@ def _fit(experiment, run, train, test, progress):
     return Run(run.folder)
 
 
+@workers_watched()
 @torch.no_grad()
 def evaluate(model: nn.Module, loader: DataLoader) -> pd.DataFrame:
     """Test a model in float32 on the device it is on.
@@ -350,32 +354,6 @@ class _Draws(Sampler):
 
 def _seed(*numbers):
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def _check_images(train: ImageSet, test: ImageSet, skip: bool) -> int:
-    """Decode every image once; drop or report those that cannot be. Returns how many were dropped.
-
-    Raises DataError for a broken image that is not to be skipped, and for data that nothing can be learned or tested on.
-    """
-    skipped = 0
-    for images in (train, test):
-        broken = images.broken()
-        if broken and not skip:
-            more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-            raise DataError(
-                f"cannot decode the image {images.paths[broken[0]]}{more}: replace it, or set skip_broken to leave it out"
-            )
-        images.drop(broken)
-        skipped += len(broken)
-    left = f", {skipped} that cannot be decoded left out" if skipped else ""
-    for name, images in (("training", train), ("test", test)):
-        if not len(images):
-            raise DataError(f"the data has no {name} images{left}: name a folder with both training and test images")
-    if len(set(train.labels)) < 2:
-        raise DataError(f"all training images are of one class{left}: classification takes two classes or more")
-    if skipped:
-        print(f"Skipped {skipped} images that cannot be decoded.")
-    return skipped
 
 
 def _check_options(experiment, model):

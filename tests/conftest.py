@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from fgvc_lib import config
 from fgvc_lib.config import Experiment, project_path
 from fgvc_lib.synthbirds.generation import generate
 
@@ -25,6 +26,12 @@ def write_cub(root, classes=3, train=3, test=2, size=40):
     for name, rows in lines.items():
         (root / name).write_text("\n".join(rows) + "\n")
     return root
+
+
+def project_at(monkeypatch, folder):
+    """A project of the test's own: its data/, runs/ and figures/ are in that folder, the working folder too."""
+    monkeypatch.setattr(config, "REPOSITORY", folder)
+    monkeypatch.chdir(folder)
 
 
 PARTS = (
@@ -62,12 +69,12 @@ def write_official(root):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_digests_left():
-    """Tests, and the processes that they start, leave no memory of their sets' checksums in the project's cache."""
+def no_memories_left():
+    """Tests, and the processes that they start, leave no memory of what they read in the project's cache."""
     cache = project_path("data/cache")
-    before = set(cache.glob("digests-*.json"))
+    before = set(cache.glob("*.json"))
     yield
-    for memory in set(cache.glob("digests-*.json")) - before:
+    for memory in set(cache.glob("*.json")) - before:
         memory.unlink(missing_ok=True)
 
 

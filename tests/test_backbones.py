@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from conftest import project_at
 from timm.layers import resample_abs_pos_embed
 
 from fgvc_lib import backbones
@@ -29,7 +30,7 @@ DINO = Experiment(model="vit_s14", stride=14, weights="dinov2", image_size=126, 
 def project(tmp_path, monkeypatch):
     """A project folder without weights."""
     (tmp_path / "notebooks").mkdir()
-    monkeypatch.chdir(tmp_path)
+    project_at(monkeypatch, tmp_path)
     return tmp_path
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import project_at
 
 from fgvc_lib import cli
 from fgvc_lib.config import Experiment
@@ -83,7 +84,7 @@ def test_a_process_that_is_killed_counts_as_out_of_memory(monkeypatch):
 
 
 def test_loading_with_and_without_the_cache(birds, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    project_at(monkeypatch, tmp_path)
     rates = loading(Experiment(data=str(birds), image_size=64, resize_size=72), images=16)
     assert set(rates) == {"PIL", "cache"} and min(rates.values()) > 0
 
@@ -112,7 +113,7 @@ def test_no_gpu_is_said(monkeypatch):
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_the_command_prints_and_keeps(table, tmp_path, monkeypatch, capsys, quick):
-    monkeypatch.chdir(tmp_path)
+    project_at(monkeypatch, tmp_path)
     measured = []
     monkeypatch.setattr(cost, "measure", lambda setting: measured.append(setting) or table)
     monkeypatch.setattr(cost, "loading", lambda: {"PIL": 100.0, "cache": 1000.0})

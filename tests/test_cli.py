@@ -1,14 +1,21 @@
+import os
+import re
+import subprocess
 import sys
 
 import nbformat
 import pytest
-from conftest import write_cub
+from conftest import project_at, write_cub
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from fgvc_lib import cli
 from fgvc_lib.cli import COMMANDS
+from fgvc_lib.datasets import open_splits
 from fgvc_lib.errors import DataError
+from fgvc_lib.experiments import report_variants
+from fgvc_lib.report import build
 from fgvc_lib.report.build import ReportError, build_report
+from fgvc_lib.training import fit
 
 
 def call(monkeypatch, *arguments):
@@ -52,7 +59,7 @@ def test_train_prints_the_result(tiny, monkeypatch, capsys):
     ],
 )
 def test_errors_are_one_line_and_exit_code_2(arguments, words, tiny, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+    project_at(monkeypatch, tmp_path)
     (tmp_path / "own" / "finch").mkdir(parents=True)
     if arguments[0] == "train" and "--data" not in arguments:
         arguments = (*arguments, "--data", tiny.data)
@@ -60,6 +67,14 @@ def test_errors_are_one_line_and_exit_code_2(arguments, words, tiny, tmp_path, m
         call(monkeypatch, *arguments)
     error = capsys.readouterr().err
     assert stop.value.code == 2 and words in error and error.count("\n") == 1
+
+
+def test_a_terminal_that_has_only_ascii(tmp_path):
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "DATA": str(tmp_path / "caf\u00e9"), "DATASET": "folders"}
+    for arguments, words in (((), "COMMAND \\u2026"), (("train",), "caf\\xe9 is no folder with a folder of images")):
+        command = [sys.executable, "-m", "fgvc_lib", *arguments]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert words in ran.stdout + ran.stderr and "Traceback" not in ran.stderr
 
 
 def test_an_unknown_profile_is_one_line(monkeypatch, capsys):
@@ -80,7 +95,7 @@ def project(tmp_path, monkeypatch):
     ]
     for name, cells in (("01_one", first), ("02_two", [new_markdown_cell("# Two\n\nAnd <then>?")])):
         nbformat.write(new_notebook(cells=cells), tmp_path / "notebooks" / f"{name}.ipynb")
-    monkeypatch.chdir(tmp_path)
+    project_at(monkeypatch, tmp_path)
     for name in ("PROFILE", "DATA", "FIGURES"):
         monkeypatch.setenv(name, "")
     return tmp_path
@@ -107,6 +122,28 @@ def test_other_reports_leave_the_notebooks_alone(project, monkeypatch, name):
     assert (report / "figures" / "one.png").is_file() and not (project / "figures").exists()
 
 
+def test_the_report_says_how_much_there_is_to_train(tiny, birds):
+    base = tiny.replace(data=str(birds), fusion=None, stride=16, checkpoint_every=1)
+    train, test = open_splits(base)
+    said = build._to_train(base, train, test)
+    assert re.fullmatch(r"9 of the chapters' 9 models are to be trained: about \d+ minutes on this machine\.", said)
+    assert re.search(r"about [\d.]+ hours", build._to_train(base.replace(steps=10**6), train, test))
+    for variant in report_variants(base).values():
+        fit(variant.experiment, progress=False)
+    assert build._to_train(base, train, test) == "All 9 models of the chapters are trained."
+
+
+def test_the_report_shows_how_far_a_cell_has_come(project, monkeypatch, capfd):
+    monkeypatch.setenv("PROFILE", "smoke")
+    code = "from tqdm import tqdm\nimport sys\nfor _ in tqdm(range(2), 'a long one', file=sys.stdout, leave={}): pass"
+    cells = [new_code_cell(code.format(leave)) for leave in (True, False)]
+    nbformat.write(new_notebook(cells=cells), project / "notebooks" / "03_long.ipynb")
+    build_report()
+    assert "a long one: 100%" in capfd.readouterr().err
+    kept, gone = nbformat.read(project / "build" / "report" / "notebooks" / "03_long.ipynb", 4).cells
+    assert "100%" in kept.outputs[0].text and not gone.outputs
+
+
 def test_missing_data_is_said_before_a_notebook_runs(project, monkeypatch):
     monkeypatch.setenv("DATA", "nothere")
     with pytest.raises(DataError, match="nothere is missing"):
@@ -130,6 +167,6 @@ def test_a_failing_cell_is_named_whatever_the_last_run_left(project):
 
 
 def test_no_notebooks(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    project_at(monkeypatch, tmp_path)
     with pytest.raises(ReportError, match="no notebooks"):
         build_report()

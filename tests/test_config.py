@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 
-from fgvc_lib.config import PROFILES, Experiment, active_experiment
+from fgvc_lib import config
+from fgvc_lib.config import PROFILES, Experiment, active_experiment, figures_folder, given_path, project_path, runs_folder
 from fgvc_lib.errors import ConfigError
 
 
@@ -23,3 +26,39 @@ def test_profiles(monkeypatch):
     monkeypatch.setenv("PROFILE", "fast")
     with pytest.raises(ConfigError, match="'fast'.*smoke, quick, photos, full"):
         active_experiment()
+
+
+def test_skip_broken_from_the_environment(monkeypatch):
+    for value, wanted in (("", False), ("0", False), ("1", True)):
+        monkeypatch.setenv("SKIP_BROKEN", value)
+        assert active_experiment().skip_broken == wanted
+    monkeypatch.setenv("SKIP_BROKEN", "yes")
+    with pytest.raises(ConfigError, match="SKIP_BROKEN=yes is unknown: 1 leaves out"):
+        active_experiment()
+
+
+def test_the_project_is_found_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()  # of another project
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert project_path("runs") == Path(config.__file__).parents[1] / "runs"
+
+
+def test_the_project_of_an_installed_copy(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "REPOSITORY", tmp_path / "site-packages")
+    (tmp_path / "project" / "notebooks").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project" / "notebooks")
+    assert project_path("runs") == Path.cwd() / "runs"  # notebooks/ alone may be anyone's
+    (tmp_path / "project" / "fgvc_lib").mkdir()
+    assert project_path("runs") == tmp_path / "project" / "runs"
+
+
+def test_folders_that_a_user_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name, folder in (("RUNS", runs_folder), ("FIGURES", figures_folder)):
+        monkeypatch.setenv(name, "~/mine")
+        assert folder() == tmp_path / "mine"
+    (tmp_path / "photos").mkdir()
+    assert given_path("photos") == given_path("~/photos") == tmp_path / "photos"
+    assert given_path("other") == project_path("other") != tmp_path / "other"
+    assert given_path("~nobody/photos") == project_path("~nobody/photos")

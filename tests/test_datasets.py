@@ -58,8 +58,8 @@ def test_boxes_that_cannot_be_cropped_to(official, cub):
             open_splits(Experiment(data=str(official), crop_to_box=True))
     (official / "bounding_boxes.txt").write_text("\n".join([*lines[:2], "3 600 5 9 9", *lines[3:]]))
     train, _ = open_splits(Experiment(data=str(official), crop_to_box=True))
-    assert train.broken() == [2]
-    with pytest.raises(DataError, match=r"2\.png \(its box lies outside it\)"):
+    assert [*train.flaws()] == [2]
+    with pytest.raises(DataError, match=r"2\.png has a box that lies outside it: mend the box"):
         train.load(2)
 
 
@@ -156,11 +156,11 @@ def test_a_bad_box_line_is_named(cub):
 def test_a_truncated_image_is_found(cub):
     train = CUB200(cub)
     train.paths[3].write_bytes(train.paths[3].read_bytes()[:200])
-    assert train.broken() == [3]
+    assert [*train.flaws()] == [3]
     with pytest.raises(DataError, match=train.paths[3].name):
         train[3]
-    train.drop([3])
-    assert len(train) == 8 and train.broken() == []
+    train.skip_broken()
+    assert len(train) == 8 and train.skipped == 1 and not train.flaws()
 
 
 def test_unknown_names_list_the_known(cub):
@@ -188,8 +188,11 @@ def test_torchvision_sets(tmp_path):
         build_dataset("aircraft", tmp_path, "test")
     with pytest.raises(ConfigError, match="'val'.*train or test"):
         build_dataset("aircraft", tmp_path, "val")
+    (data / "images_variant_test.txt").write_text("3 A380\n\n")
+    with pytest.raises(DataError, match="FGVCAircraft in .* cannot be read .ValueError: "):
+        build_dataset("aircraft", tmp_path)
     for name in ("aircraft", "flowers", "pets", "cars"):
-        with pytest.raises(DataError, match="cannot be read"):
+        with pytest.raises(DataError, match="cannot be read .its files are not there"):
             build_dataset(name, tmp_path / "nothing")
 
 
@@ -284,3 +287,66 @@ def test_cars_whose_labels_are_numpy_numbers(tmp_path):
     scipy.io.savemat(cars / "devkit" / "cars_meta.mat", {"class_names": np.array(["Audi", "BMW"], dtype=object)})
     train = build_dataset("cars", tmp_path)
     assert train.labels == [0, 1] and train.classes == ["Audi", "BMW"] and len(train.fingerprint) == 64
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: b"\xef\xbb\xbf" + text.encode(),
+        lambda text: text.encode("utf-16"),
+        lambda text: b"\xfe\xff" + text.encode("utf-16-be"),
+        lambda text: text.encode("utf-32"),
+        lambda text: text.replace("\n", "\r\n").encode(),
+        lambda text: text.replace("\n", "\r").encode(),
+        lambda text: text.replace("/", "\\").encode(),
+        lambda text: text.replace(" ", " images/").encode(),
+    ],
+)
+def test_index_files_as_other_systems_write_them(cub, change):
+    (cub / "images.txt").write_bytes(change((cub / "images.txt").read_text()))
+    assert len(CUB200(cub)) == 9
+
+
+def test_index_files_with_letters_composed_otherwise_or_no_utf8(cub):
+    text = (cub / "images.txt").read_bytes()
+    (cub / "images" / "001.Class_1" / "0.png").rename(cub / "images" / "001.Class_1" / "e\u0301.png")
+    (cub / "images.txt").write_bytes(text.replace(b"001.Class_1/0.png", "001.Class_1/\u00e9.png".encode()))
+    assert CUB200(cub).paths[0].name == "e\u0301.png"
+    latin = os.fsdecode(b"\xe9\xe8.png")
+    (cub / "images" / "001.Class_1" / "e\u0301.png").rename(cub / "images" / "001.Class_1" / latin)
+    (cub / "images.txt").write_bytes(text.replace(b"001.Class_1/0.png", b"001.Class_1/\xe9\xe8.png"))
+    assert CUB200(cub).paths[0].name == latin and CUB200(cub).load(0).size == (40, 40)
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "words"),
+    [
+        ("images.txt", "3 001.Class_1/9.png", r"images.txt, line 16: line 3 is of 3, too"),
+        ("image_class_labels.txt", "1 2", r"image_class_labels.txt, line 16: line 1 is of 1, too"),
+        ("images.txt", "16 001.Class_1/0.png", "no line for image 16"),
+    ],
+)
+def test_what_an_index_file_names_twice(cub, file, line, words):
+    with (cub / file).open("a") as lines:
+        lines.write(f"{line}\n")
+    with pytest.raises(DataError, match=words):
+        CUB200(cub)
+
+
+def test_one_photograph_under_two_ids(cub):
+    text = (cub / "images.txt").read_text().replace("001.Class_1/1.png", "001.Class_1/0.png")
+    (cub / "images.txt").write_text(text)
+    with pytest.raises(DataError, match=r"images 1 and 2 are one file, .*0\.png"):
+        CUB200(cub)
+
+
+def test_a_split_that_is_neither_training_nor_testing(cub):
+    (cub / "train_test_split.txt").write_text((cub / "train_test_split.txt").read_text().replace("4 0", "4 2"))
+    with pytest.raises(DataError, match="image 4 has 2: 1 is for training, 0 for testing"):
+        CUB200(cub)
+
+
+def test_the_folder_above_or_below_the_layout(cub):
+    assert CUB200(cub.parent).root == cub and len(CUB200(cub.parent)) == 9
+    with pytest.raises(DataError, match=f"Name the folder above, {cub}"):
+        CUB200(cub / "images")

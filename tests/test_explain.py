@@ -1,5 +1,6 @@
 import contextlib
 import json
+import os
 import subprocess
 import sys
 
@@ -73,6 +74,42 @@ def test_files_folders_and_patterns(tmp_path):
         find_photos([tmp_path / "nothing*.jpg"])
 
 
+def test_pictures_have_the_names_of_their_photographs_and_are_written_over_none(tmp_path):
+    files = [picture(tmp_path / "in" / name) for name in ("a.jpg", "a.png", "A.webp", "a-2.jpg", "deep/a.png")]
+    places = module._places(find_photos([tmp_path / "in"]), tmp_path / "out")
+    assert len({str(place).casefold() for place in places.values()}) == 5
+    assert places[files[3]] == tmp_path / "out" / "a-2.jpg" and places[files[4]] == tmp_path / "out" / "deep" / "a.jpg"
+    with pytest.raises(ConfigError, match="would be written over photographs, as .*a.jpg: name another folder"):
+        module._places({files[0]: module.Path("a.jpg")}, tmp_path / "in")
+
+
+def test_photographs_in_folders_with_all_that_lies_there(tmp_path, capsys):
+    for name in ("a.jpg", ".hidden/b.jpg", "@eaDir/c.jpg", "d.jpg/e.jpg", "out/f.jpg"):
+        picture(tmp_path / name)
+    (tmp_path / "no_suffix").write_bytes((tmp_path / "a.jpg").read_bytes())
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "circle").symlink_to(tmp_path)
+    (tmp_path / "x.jpg").symlink_to("x.jpg")
+    found = find_photos([tmp_path], tmp_path / "out")
+    assert sorted(path.name for path in found) == ["a.jpg", "e.jpg", "no_suffix", "x.jpg"]
+    assert capsys.readouterr().out == "Not read: 1 .txt\n"
+    assert [path.name for path in find_photos([tmp_path / "out"], tmp_path / "out")] == ["f.jpg"]
+    with pytest.raises(DataError, match=r"no photograph at .*, but files that are not read: 1 .cr2: name files"):
+        (tmp_path / "raw").mkdir()
+        (tmp_path / "raw" / "a.cr2").write_bytes(b"II*\0")
+        find_photos([tmp_path / "raw"])
+
+
+def test_photographs_of_any_name(tiny, tmp_path):
+    names = [b"\xff.png", b"quo'te\n$x$.png", b"y" * 245 + b".png"]
+    for name in names:
+        picture(tmp_path / "in" / os.fsdecode(name))
+    (tmp_path / "in" / os.fsdecode(b"\xfe.png")).touch()
+    table = explain_photographs(find_photos([tmp_path / "in"]), fit(tiny, progress=False), tmp_path / "out")
+    assert (table["problem"] == "").sum() == 3 and table["problem"].str.contains(r"\\xfe.png is not an image").sum() == 1
+    assert len([*(tmp_path / "out").glob("*.jpg")]) == 3 and len(pd.read_csv(tmp_path / "out" / "predictions.csv")) == 4
+
+
 @pytest.mark.parametrize("changes", [{}, {"fusion": None}, {"fusion": None, "model": "resnet18"}])
 def test_each_kind_of_model_explains(tiny, tmp_path, changes):
     for name in "abc":
@@ -123,7 +160,7 @@ def test_the_command(tiny, tmp_path, monkeypatch, capsys):
     text = capsys.readouterr().out
     assert "1 of 1 photographs explained" in text and "greyscale" in text
     assert json.loads((tmp_path / "o" / "predictions.json").read_text())[0]["prediction"].startswith("Class")
-    assert (tmp_path / "o" / "predictions.csv").is_file() and (tmp_path / "o" / "bird.jpg.jpg").is_file()
+    assert (tmp_path / "o" / "predictions.csv").is_file() and (tmp_path / "o" / "bird.jpg").is_file()
     photo.write_bytes(b"junk")
     with pytest.raises(SystemExit, match="2"):
         cli.main()
@@ -153,8 +190,9 @@ def test_marks_and_maps_lie_where_the_patches_lie():
     third = SIZE // 3
     assert bright[5, -5] and bright[third - 5, 2 * third + 5] and not bright[third + 5].any() and not bright[5, third]
     np.testing.assert_array_equal(np.asarray(overlay(picture, weights, 16, 16, strength=0.0)), 0)
-    framed = np.asarray(marked(picture, np.array([2]), 3, 16, 16)).sum(-1) > 0
-    assert framed[1, -2] and not framed[:, :third].any() and not framed[third + 6 :].any()
+    framed = np.asarray(marked(picture, np.array([5]), 3, 16, 16)).sum(-1) > 0
+    assert framed[2 * third - 1, -2] and not framed[:, : 2 * third - 6].any() and not framed[2 * third + 6 :].any()
+    assert framed[third - 8, 2 * third + 9] and not framed[: third - 20].any()  # the number is above
 
 
 def test_the_parts_are_the_models_own(tiny):

@@ -59,6 +59,15 @@ def test_a_page_has_everything_and_says_it_in_words(trained):
     assert "head 4 row" in page and page.count("<section>") == 3
 
 
+def test_the_cnn_beside_the_vit_is_that_of_the_profile(base):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    base = base.replace(profile="photos")
+    for key in ("efficientnet_lite0", "vit"):
+        fit(report_variants(base)[key].experiment, progress=False)
+    page = Explorer(base).page(["vit"], 0)
+    assert "input gradient, ViT" in page and "input gradient, EfficientNet-Lite0" in page
+
+
 def test_all_rules_cost_one_forward_pass(trained, monkeypatch):
     state, calls, trunk, block = Explorer(trained), [], VisionTransformer.forward_trunk, Block.forward
     for key in KEYS[1:]:
@@ -174,3 +183,15 @@ def test_uploads(trained):
         assert words in message.value and 'role="alert"' in message.value and view.value == before
     controls["image"].value = 2
     assert "True: " in view.value and not message.value
+
+
+def test_a_photograph_that_cannot_be_read_any_more(trained, monkeypatch):
+    app = explorer_widget(trained)
+    controls, message, view = widgets_of(app)
+
+    def gone(*_, **__):
+        raise DataError("it is gone")
+
+    monkeypatch.setattr("fgvc_lib.datasets.image_set.read_photograph", gone)
+    controls["image"].value = 2
+    assert "it is gone" in message.value and not view.value

@@ -2,6 +2,7 @@ import json
 import shutil
 
 import pytest
+from conftest import project_at
 from PIL import Image
 from test_datasets import write_classes
 from test_photographs import noise
@@ -17,7 +18,7 @@ from fgvc_lib.errors import DataError
 def project(tmp_path, monkeypatch):
     """A project of the test's own, with a data/cache/ of its own."""
     (tmp_path / "project").mkdir()
-    monkeypatch.chdir(tmp_path / "project")
+    project_at(monkeypatch, tmp_path / "project")
     return tmp_path / "project"
 
 

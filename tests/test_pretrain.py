@@ -4,6 +4,7 @@ from typing import get_args
 import pytest
 import torch
 import tyro
+from conftest import project_at
 
 from fgvc_lib.errors import ConfigError
 from fgvc_lib.experiments import pretrain as module
@@ -29,7 +30,7 @@ def test_both_models_see_the_same():
 
 @pytest.mark.parametrize("name", sorted(PRETRAINING))
 def test_what_is_written_starts_a_model(name, tmp_path, runs, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    project_at(monkeypatch, tmp_path)
     monkeypatch.setattr(module, "PRETRAIN_SIZES", Sizes(1, 2, 4, 2, 64))
     sizes = {"image_size": 32, "resize_size": 36, "batch_size": 4, "steps": 2, "warmup_steps": 1, "checkpoint_every": 2}
     monkeypatch.setitem(module.PRETRAINING, name, PRETRAINING[name].replace(**sizes))

@@ -8,11 +8,12 @@ import pytest
 from fgvc_lib.errors import DataError
 from fgvc_lib.experiments.statistics import (
     bootstrap,
+    difference,
     expected_calibration_error,
+    holm,
     interval,
-    mcnemar,
+    p_value,
     paired,
-    summary,
     values_of,
     wilson,
 )
@@ -47,36 +48,42 @@ def test_wilson_by_hand():
         wilson(0, 0)
 
 
-def test_mcnemar_by_hand(tmp_path):
-    one = run_of(tmp_path / "a", [True] * 9 + [False] + [True] * 10)
-    other = run_of(tmp_path / "b", [False] * 9 + [True] + [True] * 10)
-    assert mcnemar(one, other) == pytest.approx(2 * 11 / 2**10)  # 9 against 1: (1 + 10) ways of 2^10, two-sided
-    assert mcnemar(one, one) == 1.0
-    shuffled = run_of(tmp_path / "c", other.correct.tolist()[::-1], ids=list(range(20))[::-1])
-    assert mcnemar(one, shuffled) == mcnemar(one, other)
+def test_the_difference_of_two_runs_pairs_their_images(tmp_path):
+    one = run_of(tmp_path / "a", [True] * 60 + [False] * 40)
+    other = run_of(tmp_path / "b", [True] * 40 + [False] * 60)
+    mean, low, high = difference(one, other)
+    std = math.sqrt(0.2 * 0.8 / 100)  # one is right where the other is not on 20 of 100 images
+    assert mean == pytest.approx(0.2) and (low, high) == pytest.approx((0.2 - 1.96 * std, 0.2 + 1.96 * std), abs=0.01)
+    assert difference(one, one) == (0, 0, 0)
+    shuffled = run_of(tmp_path / "c", other.correct.tolist()[::-1], ids=list(range(100))[::-1])
+    assert difference(one, shuffled) == (mean, low, high)
     with pytest.raises(DataError, match="same images"):
-        mcnemar(one, run_of(tmp_path / "d", [True] * 3))
+        difference(one, run_of(tmp_path / "d", [True] * 3))
 
 
-def test_the_summary_pairs_by_seed_and_image(records):
-    table = summary(records, "base")
-    accuracy = (records["label"] == records["prediction"]).groupby(records["variant"], observed=True).mean()
-    for key in ("base", "same", "better"):
-        assert table.loc[key, "accuracy"] == pytest.approx(accuracy[key])
-        assert table.loc[key, "difference"] == pytest.approx(accuracy[key] - accuracy["base"])
-        assert table.loc[key, "low"] <= table.loc[key, "accuracy"] <= table.loc[key, "high"]
-    assert table.index.tolist() == ["base", "same", "better"]
-    assert np.isnan(table.loc["base", "p"]) and (table["seeds"] == 5).all() and (table["images"] == 200).all()
+def test_variants_are_paired_by_seed_and_image(records):
+    apart = paired(records, "better", "base")
+    right = (records["label"] == records["prediction"]).groupby(records["variant"], observed=True).mean()
+    assert apart.shape == (5, 200) and set(np.unique(apart)) == {-1, 0, 1}
+    assert apart.to_numpy().mean() == pytest.approx(right["better"] - right["base"])
     short = records[~((records["variant"] == "same") & (records["seed"] == 1))]
     with pytest.raises(DataError, match="same and base do not have the same seeds and test images"):
-        summary(short, "base")
+        paired(short, "same", "base")
 
 
-def test_holm_corrects_a_clear_difference_less_than_it_kills(records):
-    table = summary(records, "base")
-    assert table.loc["better", "p"] < 0.01 < 0.05 < table.loc["same", "p"]
-    assert table.loc["better", "difference_low"] > 0.2
-    assert table.loc["better", "p"] == 2 * paired(records, "better", "base")["p"]
+def test_a_p_value_and_the_interval_agree(records):
+    apart = paired(records, "better", "base")
+    mean, low, high = interval(apart)
+    assert p_value(apart) == 2 / 10_000  # no draw reaches zero
+    assert p_value(apart, low) == pytest.approx(0.05, abs=0.003) == p_value(apart, high)
+    assert p_value(apart, mean) > 0.9 and p_value(-apart, -low) == pytest.approx(p_value(apart, low), abs=0.003)
+    assert p_value(paired(records, "base", "base")) == 1 and np.isnan(p_value(apart * np.nan))
+
+
+def test_holm_by_hand():
+    p = holm(pd.Series({"a": 0.01, "b": 0.04, "c": np.nan, "d": 0.03}))
+    assert p.drop("c").to_dict() == pytest.approx({"a": 0.03, "b": 0.06, "d": 0.06}) and np.isnan(p["c"])
+    assert holm(pd.Series(dtype=float)).empty
 
 
 def test_values_that_the_records_do_not_have(records):

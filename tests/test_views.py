@@ -1,5 +1,12 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 import torch
+from conftest import project_at
 from PIL import Image
 from test_photographs import noise
 from torchvision.transforms import v2
@@ -8,7 +15,17 @@ from fgvc_lib.config import Experiment
 from fgvc_lib.datasets import views as module
 from fgvc_lib.datasets.build import open_splits
 from fgvc_lib.datasets.cub import CUB200
-from fgvc_lib.datasets.views import Views, crop_and_normalise, eval_loader, normalisation, resized, train_loader, view
+from fgvc_lib.datasets.views import (
+    Views,
+    crop_and_normalise,
+    eval_loader,
+    normalisation,
+    resized,
+    train_loader,
+    view,
+    workers_watched,
+)
+from fgvc_lib.errors import DataError
 
 
 def torchvision_view(photograph, experiment, seed=None):
@@ -113,7 +130,7 @@ def test_annotations_turn_a_photograph_in_the_cache_too(cub, caching):
 
 
 def test_tiny_sets_keep_no_cache(cub, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    project_at(monkeypatch, tmp_path)
     Views(CUB200(cub), Experiment(image_size=32, resize_size=36))
     assert not (tmp_path / "data").exists()
 
@@ -121,6 +138,66 @@ def test_tiny_sets_keep_no_cache(cub, tmp_path, monkeypatch):
 @pytest.fixture
 def caching(tmp_path, monkeypatch):
     """A project of the test's own, whose sets are never too tiny for a cache."""
-    monkeypatch.chdir(tmp_path)
+    project_at(monkeypatch, tmp_path)
     monkeypatch.setattr(module, "TINY", 1)
     return tmp_path / "data" / "cache"
+
+
+class Failing(Views):
+    """Views whose second worker fails in some way."""
+
+    def __getitems__(self, items):
+        worker = torch.utils.data.get_worker_info()
+        if worker is not None and worker.id == 1:
+            self.fail()
+        return super().__getitems__(items)
+
+
+def two_workers(cub, monkeypatch, fail):
+    monkeypatch.setattr(module, "Views", type("Failing", (Failing,), {"fail": fail}))
+    experiment = Experiment(image_size=32, resize_size=36, batch_size=1, workers=2)
+    with workers_watched():
+        return [labels for _, labels in eval_loader(CUB200(cub), experiment)]
+
+
+def test_a_loader_whose_worker_dies_ends_with_one_line(cub, monkeypatch):
+    words = "^a process that loads images ended or did not answer .*: set workers to 0, or .*--shm-size=1g.$"
+    with pytest.raises(DataError, match=words):
+        two_workers(cub, monkeypatch, lambda self: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def test_a_loader_does_not_wait_for_ever(cub, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 1)
+    with pytest.raises(DataError, match="did not answer .DataLoader timed out after 1 seconds.: set workers to 0"):
+        two_workers(cub, monkeypatch, lambda self: time.sleep(3))
+
+
+def test_a_loader_passes_on_what_a_worker_says(cub, monkeypatch):
+    def fail(self):
+        raise DataError("a.jpg is\nno image")
+
+    with pytest.raises(DataError, match="^a.jpg is\nno image$"):
+        two_workers(cub, monkeypatch, fail)
+
+
+def test_other_errors_pass_the_watch_over_loaders():
+    for error in (RuntimeError("of another kind"), FileNotFoundError(2, "No such file"), DataError("as it is")):
+        with pytest.raises(type(error)) as caught, workers_watched():
+            raise error
+        assert caught.value is error
+
+
+def test_loaders_need_no_shared_memory(cub):
+    """Eight workers with a /dev/shm of 1 MB, where that can be mounted: in a namespace of the test's own."""
+    script = (
+        "from fgvc_lib.config import Experiment\nfrom fgvc_lib.datasets import CUB200, eval_loader\n"
+        f"images = CUB200({str(cub)!r})\n"
+        "loader = eval_loader(images, Experiment(image_size=224, resize_size=224, batch_size=1, workers=8))\n"
+        "print(sum(len(batch) for batch, _ in loader), 'images')"
+    )
+    small = 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$0" -c "$1"'
+    command = ["unshare", "--mount", "sh", "-c", small, sys.executable, script]
+    if subprocess.run([*command[:4], small.replace("exec", "true"), "true"], capture_output=True).returncode:
+        pytest.skip("no namespace can be made here")
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ran.stdout.endswith("9 images\n"), ran.stderr

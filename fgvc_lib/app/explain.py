@@ -11,9 +11,9 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from ..config import active_experiment, runs_folder
+from ..config import active_experiment, given_path, runs_folder
 from ..datasets import class_title, normalisation, read_photograph, view
-from ..datasets.photographs import SUFFIXES
+from ..datasets.listing import described, list_folder, printable
 from ..errors import ConfigError, DataError
 from ..experiments.variants import report_variants
 from ..files import write_whole
@@ -27,27 +27,32 @@ from .insight import attention_map, look_into
 def find_photos(patterns: Iterable[str | Path], out: Path = Path("explained")) -> dict[Path, Path]:
     """Photographs that files, folders (with those below them) and globs name -> the path of each below what all share.
 
-    What lies in `out`, from a run before, is left out of a folder that contains it.
+    What lies in `out`, from a run before, is left out of a folder that contains it; see `list_folder` for what else is.
     Raises ConfigError where nothing is named, DataError for a pattern that matches nothing.
     """
-    found = []
-    for pattern in map(str, patterns):
-        matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
-        files = [file for match in matches for file in _photos_at(Path(match), out.resolve())]
+    found, done = [], _real(out)
+    for pattern in map(os.path.expanduser, patterns):
+        matches = [pattern] if os.path.lexists(pattern) else sorted(glob.glob(pattern, recursive=True))
+        listings = [list_folder(Path(match)) for match in matches if os.path.isdir(match)]
+        files = [Path(match) for match in matches if not os.path.isdir(match)]
+        files += [path for listing in listings for path in listing.photographs]
+        if any(_real(match) in done.parents for match in matches):
+            files = [path for path in files if done not in _real(path).parents]
+        unread = described(path for listing in listings for path in listing.unread)
         if not files:
-            raise DataError(f"no photograph at {pattern}: name files, folders or a pattern such as 'photos/*.jpg'")
+            why = f", but files that are not read: {unread}" if unread else ""
+            raise DataError(f"no photograph at {pattern}{why}: name files, folders or a pattern such as 'photos/*.jpg'")
+        if unread:
+            print(f"Not read: {unread}")
         found += files
     if not found:
         raise ConfigError("name at least one photograph, folder or pattern to explain")
-    common = os.path.commonpath([file.resolve().parent for file in found])
-    return {file: file.resolve().relative_to(common) for file in found}
+    common = os.path.commonpath([_real(file).parent for file in found])
+    return {file: _real(file).relative_to(common) for file in found}
 
 
-def _photos_at(path, out):
-    if not path.is_dir():
-        return [path]
-    files = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES]
-    return [file for file in files if out not in file.resolve().parents] if path.resolve() in out.parents else files
+def _real(path):
+    return Path(os.path.realpath(path))  # Path.resolve raises at links in a circle
 
 
 def named_run(name: str | None = None) -> Run:
@@ -58,7 +63,7 @@ def named_run(name: str | None = None) -> Run:
     name = name or "psm_mul"
     variants = report_variants(active_experiment()).values()
     runs = [find_run(variant.experiment) for variant in variants if name in (variant.key, variant.title)]
-    runs += [Run(folder) for folder in (runs_folder() / name, Path(name)) if folder.is_dir()]
+    runs += [Run(folder) for folder in (runs_folder() / name, given_path(name)) if folder.is_dir()]
     if not runs:
         titles = "; ".join(variant.title for variant in variants)
         raise ConfigError(f"no run {name!r}: choose a folder in {runs_folder()} or one of {titles}")
@@ -78,7 +83,9 @@ def explain_photographs(photos: dict[Path, Path], run: Run, out: Path) -> pd.Dat
     photos: from `find_photos`. Returns one row per photograph: photo, prediction, confidence (0..1), parts (patch indices;
     none where the model selects none), picture (its path), remarks, and problem, which says why one has no prediction; the
     rest goes on. The file keeps what was done if the call is interrupted.
+    Raises ConfigError where a picture would be written over one of the photographs.
     """
+    places = _places(photos, out)
     experiment, device = run.experiment, "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(run).to(device)
     names = [class_title(name) for name in run.environment["class_names"]]
@@ -87,7 +94,7 @@ def explain_photographs(photos: dict[Path, Path], run: Run, out: Path) -> pd.Dat
         with ThreadPoolExecutor(4) as pool, tqdm(total=len(files), desc="explain", unit="photo") as bar:
             for first in range(0, len(files), size):
                 batch = files[first : first + size]
-                read = list(pool.map(lambda file: _read(file, out / f"{photos[file]}.jpg", experiment), batch))
+                read = list(pool.map(lambda file: _read(file, places[file], experiment), batch))
                 good = [(row, image) for row, image in read if image is not None]
                 if good:
                     readable, images = zip(*good, strict=True)
@@ -96,16 +103,34 @@ def explain_photographs(photos: dict[Path, Path], run: Run, out: Path) -> pd.Dat
                 rows += [row for row, _ in read]
                 bar.update(len(batch))
     finally:
-        table = pd.DataFrame(rows)
+        texts = [
+            {name: printable(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows
+        ]
+        table = pd.DataFrame(texts)
         write_whole(out / "predictions.csv", table.to_csv(index=False))
     return table
+
+
+def _places(photos, out):
+    """The path of each photograph's picture, with a number where photographs differ in their endings alone."""
+    places, taken = {}, set()
+    for file, path in photos.items():
+        place, number = path.with_name(f"{path.stem}.jpg"), 1
+        while str(place).casefold() in taken:
+            number += 1
+            place = path.with_name(f"{path.stem}-{number}.jpg")
+        taken.add(str(place).casefold())
+        places[file] = out / place
+    if lost := {file.resolve() for file in photos} & {place.resolve() for place in places.values()}:
+        raise ConfigError(f"the pictures in {out} would be written over photographs, as {min(lost)}: name another folder")
+    return places
 
 
 def _read(file, picture, experiment):
     """A row of the table, and what the model sees; None where the file cannot be read."""
     row = {"photo": str(file), "prediction": "", "confidence": np.nan, "parts": []}
     try:
-        photograph, remarks = read_photograph(file, str(file))
+        photograph, remarks = read_photograph(file)
     except DataError as error:
         return row | {"picture": "", "remarks": "", "problem": str(error)}, None
     if experiment.crop_to_box:

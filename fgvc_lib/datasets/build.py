@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 from torchvision import datasets
 
-from ..config import Experiment, project_path
+from ..config import Experiment, given_path, project_path
 from ..errors import ConfigError, DataError
 from ..synthbirds.generation import generate
 from .cub import CUB200
 from .fingerprint import Entry, checksum
 from .folders import class_folders
 from .image_set import SPLITS, FolderSplit, ImageSet
+from .listing import printable
 from .views import view
 
 
@@ -27,8 +28,10 @@ def torchvision_set(
     """
     try:
         sources = {"train": kind(root, split=train), "test": kind(root, split="test")}
-    except (RuntimeError, OSError) as error:
-        raise DataError(f"{kind.__name__} in {root} cannot be read ({error}): see torchvision's page on it") from error
+    except Exception as error:  # of every kind, where an index file has a line that it should not have
+        absent = "Dataset not found" in str(error)  # the rest of it names an option of torchvision's
+        reason = "its files are not there" if absent else f"{type(error).__name__}: {error}"
+        raise DataError(f"{kind.__name__} in {root} cannot be read ({reason}): see torchvision's page on it") from error
     entries = [
         Entry(number, part, int(label), Path(path))
         for part, source in sources.items()
@@ -48,22 +51,24 @@ DATASETS = {
 
 
 def build_dataset(name: str, root: str | Path, split: str = "train", transform: Callable | None = None) -> ImageSet:
-    """The set `name` (one of DATASETS) from the folder `root`. Raises ConfigError, listing the known, for another name."""
+    """The set `name` (one of DATASETS) from the folder `root`, see `given_path`. Raises ConfigError, listing the known, for
+    another name."""
     if name not in DATASETS:
         raise ConfigError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}")
-    return DATASETS[name](root, split, transform)
+    return DATASETS[name](given_path(root), split, transform)
 
 
 def open_splits(experiment: Experiment) -> tuple[ImageSet, ImageSet]:
     """(train, test) of an experiment, both as its model is tested on them: item i is (`view` of the photograph, label).
 
     Draws the built-in birds if they are what it uses and are not there yet. With `validation` the second set is every fifth
-    training image of a class, which the first goes without. Raises DataError for data that cannot be used, and for
-    `crop_to_box` on data without boxes.
+    training image of a class, which the first goes without. With `skip_broken` images that cannot be read are left out.
+    Raises DataError for data that cannot be used, or that nothing can be learned or tested on, and for `crop_to_box` on data
+    without boxes.
     """
     if experiment.dataset != "cub200" and not experiment.data:
         raise ConfigError(f"dataset {experiment.dataset!r} says how to read a folder: name the folder, too, with data")
-    root = project_path(experiment.data or f"data/synthbirds-{experiment.profile}")
+    root = experiment.data or project_path(f"data/synthbirds-{experiment.profile}")
     if not experiment.data:
         generate(root, experiment.profile)
     splits = ("train", "train") if experiment.validation else SPLITS
@@ -77,4 +82,23 @@ def open_splits(experiment: Experiment) -> tuple[ImageSet, ImageSet]:
         place = pd.Series(train.labels).groupby(train.labels).cumcount()
         train.drop(np.flatnonzero(place % 5 == 4).tolist())
         test.drop(np.flatnonzero(place % 5 != 4).tolist())
+    if experiment.skip_broken:
+        train.skip_broken()
+        test.skip_broken()
+    skipped = train.skipped + test.skipped
+    left = f", {skipped} that cannot be read left out" if skipped else ""
+    for name, images in (("training", train), ("test", test)):
+        if not len(images):
+            raise DataError(f"the data has no {name} images{left}: name a folder with both training and test images")
+    if len(set(train.labels)) < 2:
+        raise DataError(f"all training images are of one class{left}: classification takes two classes or more")
     return train, test
+
+
+def found(train: ImageSet, test: ImageSet) -> str:
+    """What an experiment's data holds, in a line: classes, images, and what was left out and why."""
+    here = project_path(".")
+    place = train.root.relative_to(here) if train.root.is_relative_to(here) else train.root
+    skipped = train.skipped + test.skipped
+    words = [f"{place}: {len(train.classes)} classes, {len(train):,} training and {len(test):,} test images", *train.remarks]
+    return printable("; ".join(words + [f"images that cannot be read left out: {skipped:,}"] * bool(skipped)))

@@ -1,6 +1,8 @@
 """CUB-200-2011 from its official files, and any folder in its layout."""
 
+import codecs
 import csv
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +12,11 @@ import pandas as pd
 from ..errors import DataError
 from .fingerprint import Entry
 from .image_set import FolderSplit
+from .listing import composed
+
+# How a text file announces its encoding. UTF-32's mark begins with UTF-16's.
+MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
+MARKS |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 class CUB200(FolderSplit):
@@ -23,8 +30,10 @@ class CUB200(FolderSplit):
     def __init__(self, root: str | Path, split: str = "train", transform: Callable | None = None):
         root = Path(root)
         if not root.is_dir() or not any(root.iterdir()):
-            state = "empty" if root.is_dir() else "missing"
+            state = "empty" if root.is_dir() else "a file" if root.exists() else "missing"
             raise DataError(f"the data folder {root} is {state}: `make data` fetches CUB-200-2011, or name another folder")
+        if not (root / "images.txt").exists() and len(inside := [*root.glob("*/images.txt")]) == 1:
+            root = inside[0].parent  # an archive's own folder around all
         labels_file, split_file = root / "image_class_labels.txt", root / "train_test_split.txt"
         paths = dict(_read(root / "images.txt", int, str))
         classes = dict(_read(root / "classes.txt", int, str))
@@ -40,11 +49,13 @@ class CUB200(FolderSplit):
             class_id, part = class_of[image_id], "train" if training[image_id] else "test"
             if class_id not in classes:
                 raise DataError(f"{labels_file}: image {image_id} has class {class_id}, not in classes.txt")
-            entries.append(Entry(image_id, part, label_of[class_id], root / "images" / path))
+            if training[image_id] not in (0, 1):
+                raise DataError(f"{split_file}: image {image_id} has {training[image_id]}: 1 is for training, 0 for testing")
+            entries.append(Entry(image_id, part, label_of[class_id], _file(root / "images", path)))
         if untrained := classes.keys() - {class_of[image_id] for image_id in paths if training[image_id]}:
             names = ", ".join(classes[class_id] for class_id in sorted(untrained)[:5])
             raise DataError(f"{split_file} leaves these classes without training images: {names}")
-        super().__init__(root, split, entries, [*classes.values()], transform)
+        super().__init__(root, split, entries, [composed(name) for name in classes.values()], transform)
         self._read_annotations([*classes])
 
     def _read_annotations(self, class_ids):
@@ -68,7 +79,7 @@ class CUB200(FolderSplit):
             self.parts = np.zeros((len(self), len(names), 3))
             column = {part_id: place for place, part_id in enumerate(names)}
             row = {image_id: place for place, image_id in enumerate(self.ids)}
-            for image_id, part_id, *where in _read(places, int, int, float, float, int):
+            for image_id, part_id, *where in _read(places, int, int, float, float, int, keys=2):
                 if part_id not in column:
                     raise DataError(f"{places}: part {part_id} is not in parts.txt")
                 if image_id in row:
@@ -77,15 +88,15 @@ class CUB200(FolderSplit):
                 self.diagnostic = _read_diagnostic(diagnostic, class_ids, names)
 
 
-def _read(path, *types):
-    """Rows of an index file as tuples of `types`; the last field may hold spaces inside."""
+def _read(path, *types, keys=1):
+    """Rows of an index file as tuples of `types`, the first `keys` of which name a row; the last may hold spaces inside."""
     if not path.is_file():
-        raise DataError(
-            f"{path.parent} is not in CUB-200-2011's layout: the file {path} is missing. "
-            "If it has a folder for each class, say DATASET=folders, or --dataset folders"
-        )
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        way = "If it has a folder for each class, say DATASET=folders, or --dataset folders"
+        if (path.parent.parent / path.name).is_file():
+            way = f"Name the folder above, {path.parent.parent}"
+        raise DataError(f"{path.parent} is not in CUB-200-2011's layout: the file {path} is missing. {way}")
+    rows, lines = [], {}
+    for number, line in enumerate(re.split("\r\n|\r|\n", _text(path)), 1):
         if not line.strip():
             continue
         try:
@@ -95,9 +106,34 @@ def _read(path, *types):
         except ValueError:
             shape = " ".join(kind.__name__ for kind in types)
             raise DataError(f"{path}, line {number}: {line.strip()[:80]!r} does not read as '{shape}'") from None
+        if (first := lines.setdefault(rows[-1][:keys], number)) != number:
+            key = " ".join(map(str, rows[-1][:keys]))
+            raise DataError(f"{path}, line {number}: line {first} is of {key}, too; keep one of them")
     if not rows:
         raise DataError(f"{path} is empty: it must list one entry a line")
     return rows
+
+
+def _text(path):
+    """The text of a file, in the encoding that it announces or in UTF-8; other bytes stay as they are in a file's name."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror}): make it readable") from error
+    for mark, encoding in MARKS.items():
+        if data.startswith(mark):
+            return data.decode(encoding, "replace")
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _file(folder, name):
+    """The image that an index file calls `name`: also with images/ in front, backslashes, or letters composed otherwise."""
+    path = folder / name
+    if not path.is_file():
+        path = folder
+        for part in name.replace("\\", "/").removeprefix("images/").split("/"):
+            path = next((other for other in path.glob("*") if composed(other.name) == composed(part)), path / part)
+    return path if path.is_file() else folder / name
 
 
 def _check_complete(path, known, wanted):

@@ -1,22 +1,26 @@
 """Fetches CUB-200-2011 and pre-trained weights into data/."""
 
+import gzip
+import hashlib
 import shutil
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import pooch
 import requests
 from tqdm import tqdm
 
 from ..config import project_path
 from ..errors import DataError, StorageError
 
+MOST_BYTES = 10 * 10**9  # that an archive may take unpacked; CUB-200-2011 takes 1.2
+
 
 class Source(NamedTuple):
     url: str
-    known_hash: str | None  # as pooch takes it, "md5:…" or "sha256:…"; None: the publisher gives none
+    known_hash: str | None  # "md5:…" or "sha256:…"; None: the publisher gives none
     path: str  # where the file belongs, below data/
     folder: str = ""  # the folder that unpacking it makes, below data/; "": it is no archive
 
@@ -55,53 +59,90 @@ def fetch(source: Source, data: Path | None = None) -> Path:
     """Fetch one source into the folder `data` (default data/), unpack it if it is an archive, return where it is.
 
     What is there already is kept; an interrupted download goes on where it stopped.
-    Raises DataError, saying which file to put where, without a network or if the checksum does not match, and
-    StorageError if the folder cannot be written.
+    Raises DataError, saying which file to put where, without a network or if the checksum does not match (the file is then
+    set aside), and for an archive that cannot be unpacked or holds more than MOST_BYTES; StorageError if the folder cannot
+    be written.
     """
     data = data or project_path("data")
     target, folder = data / source.path, data / source.folder
     if source.folder and folder.is_dir():
         return folder
+    part = target.with_name(f"{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        pooch.retrieve(source.url, source.known_hash, target.name, target.parent, downloader=_download)
+        if not target.is_file():
+            _download(source.url, part)
+            _check(part, source.known_hash)
+            part.replace(target)
+        else:
+            _check(target, source.known_hash)
         if source.folder:
             _unpack(target, folder)
     except (requests.RequestException, ValueError) as error:
         reason = "no connection" if isinstance(error, requests.ConnectionError) else error
         advice = f"download it on another machine and put the file at {target}"
         raise DataError(f"cannot fetch {source.url} ({reason}): {advice}") from error
-    except tarfile.TarError as error:
-        raise DataError(f"{target} cannot be unpacked ({error}): delete it and fetch it again") from error
+    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        reason = str(error).partition(":\n")[0]  # what follows is of every kind of archive that it is not
+        raise DataError(f"{target} cannot be unpacked ({reason}): delete it and fetch it again") from error
     except OSError as error:
         reason = error.strerror or error
         raise StorageError(f"cannot write below {data} ({reason}): free some space or make it writable") from error
     return folder if source.folder else target
 
 
-def _download(url, output_file, _):
-    """A downloader for pooch that keeps what came so far in NAME.part, next to where the file will be."""
-    part = Path(output_file).with_name(f"{url.rpartition('/')[2]}.part")
+def _check(path, known_hash):
+    """Raise ValueError, and set the file aside, if its checksum is not the known one; None: none is known."""
+    algorithm, _, wanted = (known_hash or "").partition(":")
+    if not wanted:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, algorithm).hexdigest()
+    if found != wanted:
+        aside = path.replace(path.with_name(f"{path.name.removesuffix('.part')}.bad"))
+        raise ValueError(f"its {algorithm.upper()} is {found}, not {wanted}, so it was set aside as {aside}")
+
+
+def _download(url, part):
+    """Fetch a file as `part`, of which what came before is kept."""
     have = part.stat().st_size if part.exists() else 0
-    with requests.get(url, stream=True, timeout=60, headers={"Range": f"bytes={have}-"} if have else {}) as reply:
-        if reply.status_code == requests.codes.requested_range_not_satisfiable:
-            part.unlink()  # longer than the file: not a part of it
-            return _download(url, output_file, _)
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    with requests.get(url, stream=True, timeout=60, headers=headers) as reply:
+        goes_on = reply.status_code == requests.codes.partial_content
+        begins = reply.headers.get("Content-Range", f"bytes {have}-").startswith(f"bytes {have}-")
+        if have and (reply.status_code == requests.codes.requested_range_not_satisfiable or not begins):
+            part.unlink()  # longer than the file, so not a part of it; or the server goes on from elsewhere
+            return _download(url, part)
         reply.raise_for_status()
-        have = have if reply.status_code == requests.codes.partial_content else 0
-        total = int(reply.headers.get("content-length", 0)) + have
+        have = have if goes_on else 0
+        total = int(reply.headers.get("Content-Length", 0)) + have
         bar = tqdm(desc=part.stem, total=total or None, initial=have, unit="B", unit_scale=True)
         with bar, open(part, "ab" if have else "wb") as file:
-            for chunk in reply.iter_content(1 << 20):
-                bar.update(file.write(chunk))
-        if total and part.stat().st_size != total:
-            raise requests.ConnectionError("the connection broke off; fetching again goes on from there")
-    part.replace(output_file)
+            try:
+                for chunk in reply.iter_content(1 << 20):
+                    bar.update(file.write(chunk))
+            except requests.RequestException:
+                total = total or -1
+        if total and (came := part.stat().st_size) != total:
+            of = f" of {total / 1e6:,.1f}" if total > 0 else ""
+            raise ValueError(f"the connection broke off after {came / 1e6:,.1f}{of} MB; fetching again goes on from there")
 
 
-def _unpack(archive, folder):  # pooch's Untar does without tarfile's data filter on Python 3.11
+def _unpack(archive, folder):
+    """Unpack the folder that an archive holds, all of it or nothing."""
+    size = 0
+
+    def contents(tar):
+        nonlocal size
+        for member in tar:
+            size += max(member.size, 4096)  # what a file takes at least
+            if size > MOST_BYTES:
+                raise tarfile.TarError(f"it holds more than {MOST_BYTES // 10**9} GB")
+            if member.isreg() or member.isdir():  # a data set needs no links, which may lead out of the folder
+                yield member
+
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary, tarfile.open(archive) as tar:
-        tar.extractall(temporary, tqdm(tar, desc=f"Unpacking {archive.name}", unit=" files"), filter="data")
+        tar.extractall(temporary, tqdm(contents(tar), desc=f"Unpacking {archive.name}", unit=" files"), filter="data")
         if not (Path(temporary) / folder.name).is_dir():
             raise DataError(f"{archive} does not hold a folder {folder.name}: delete it and fetch it again")
         shutil.move(Path(temporary) / folder.name, folder)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,25 +31,33 @@ class Entry(NamedTuple):
 def content_fingerprint(root: Path, entries: Sequence[Entry], classes: Sequence[str]) -> str:
     """Checksum (64 hex digits) of a set: its classes in order, and every image's id, split, class and content.
 
-    entries: the images of both splits. File names and locations do not matter.
-    What was read is remembered below data/cache/, in one file for each data folder `root`; an image is read again only if
-    its size or one of its times has changed. Raises DataError, naming the image, if one cannot be read.
+    entries: the images of both splits. File names and locations do not matter. Raises DataError, naming the image, if one
+    cannot be read.
     """
-    memory = project_path(f"data/cache/digests-{checksum(str(root.resolve()))[:12]}.json")
-    states = file_states(entry.path for entry in entries)
-    keys = [f"{state} {str(entry.path).removeprefix(str(root))}" for state, entry in zip(states, entries, strict=True)]
+    digests = remembered("digests", root, [entry.path for entry in entries], _digest)
+    return checksum([list(classes), [(*entry[:3], digest) for entry, digest in zip(entries, digests, strict=True)]])
+
+
+def remembered(what: str, root: Path, paths: Sequence[Path], look: Callable[[Path], str]) -> list[str]:
+    """`look(path)` of every file of a data folder `root`.
+
+    What was seen is remembered below data/cache/, in one file for each `what` and folder; a file is looked at again only if
+    its size or one of its times has changed. Raises DataError, naming it, for a file that is not there.
+    """
+    memory = project_path(f"data/cache/{what}-{checksum(str(root.resolve()))[:12]}.json")
+    keys = [f"{state} {str(path).removeprefix(str(root))}" for state, path in zip(file_states(paths), paths, strict=True)]
     try:
         known = dict(json.loads(memory.read_text()))
     except (OSError, ValueError, TypeError):  # there is none yet, or it is damaged
         known = {}
-    if unread := {key: entry.path for key, entry in zip(keys, entries, strict=True) if key not in known}:
+    if unseen := {key: path for key, path in zip(keys, paths, strict=True) if key not in known}:
         time.sleep(TICK)  # what is changed from now on has another time
         with _readable(), ThreadPoolExecutor(os.cpu_count()) as pool:
-            digests = tqdm(pool.map(_digest, unread.values()), "Reading images", len(unread), leave=False, delay=2)
-            known |= zip(unread, digests, strict=True)
-        with suppress(StorageError):  # then they are read anew each time
+            seen = tqdm(pool.map(look, unseen.values()), "Reading images", len(unseen), leave=False, delay=2)
+            known |= zip(unseen, seen, strict=True)
+        with suppress(StorageError):  # then they are looked at each time
             write_whole(memory, json.dumps({key: known[key] for key in keys}))
-    return checksum([list(classes), [(*entry[:3], known[key]) for entry, key in zip(entries, keys, strict=True)]])
+    return [known[key] for key in keys]
 
 
 def checksum(content: list | str) -> str:

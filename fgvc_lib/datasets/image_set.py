@@ -1,22 +1,21 @@
 """Images with labels and, where they are known, boxes and parts."""
 
-import os
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import PIL
 from PIL import Image
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from ..errors import ConfigError, DataError
-from .fingerprint import Entry, content_fingerprint
-from .photographs import read_photograph
+from .fingerprint import Entry, checksum, content_fingerprint, remembered
+from .photographs import FORMATS, read_photograph
 
 SPLITS = ("train", "test")
+READER = checksum([PIL.__version__, FORMATS])[:8]  # what one version of Pillow cannot read another may
 
 
 class ImageSet(Dataset):
@@ -26,12 +25,15 @@ class ImageSet(Dataset):
     parts: (n, P, 3) x y visible in pixels, or None; part_names: P names. diagnostic: (C, P) bool, whether a part tells
     a class from one that looks like it, or None. attributes: one row per class, what it looks like in words, or None.
     fingerprint: checksum of what both splits hold, by which a run is found. origin: which set it is, for the cache.
+    remarks: what was left out of it, and why. skipped: how many images were dropped since they cannot be read.
     crops: (n, 4) left top right bottom in pixels of the files, which photographs are cut to, or None; see `crop_to_boxes`.
     """
 
     boxes = parts = diagnostic = attributes = crops = None
     part_names = ()
     fingerprint = origin = ""
+    remarks = ()
+    skipped = 0
 
     def __init__(self, paths, labels, classes, transform=None, ids=None, *, fingerprint=""):
         self.paths, self.labels, self.classes, self.transform = list(paths), list(labels), list(classes), transform
@@ -52,13 +54,9 @@ class ImageSet(Dataset):
         return self.boxes is None and self.parts is None
 
     def load(self, index: int) -> Image.Image:
-        """The photograph as RGB, see `read_photograph`. Raises DataError if it cannot be decoded."""
-        try:
-            photograph = read_photograph(self.paths[index], "it", self.upright)[0]
-            return photograph if self.crops is None else photograph.crop(self._frame(index, photograph.size))
-        except DataError as error:
-            reason = error.__cause__ or error
-            raise DataError(f"cannot decode the image {self.paths[index]} ({reason}): replace it or skip it") from error
+        """The photograph as RGB, see `read_photograph`. Raises DataError if it cannot be read, or its crop is empty."""
+        photograph = read_photograph(self.paths[index], upright=self.upright)[0]
+        return photograph if self.crops is None else photograph.crop(self._frame(index, photograph.size))
 
     def sizes(self) -> np.ndarray:
         """(n, 2) width and height of the photographs in pixels, from the files' headers; of what the crops leave of them."""
@@ -90,21 +88,8 @@ class ImageSet(Dataset):
         """The crop of a photograph of (width, height), clipped at its right and lower edge."""
         left, top, right, bottom = np.minimum(self.crops[index], [*size, *size]).tolist()
         if left == right or top == bottom:
-            raise DataError("its box lies outside it")
+            raise DataError(f"{self.paths[index]} has a box that lies outside it: mend the box, or set crop_to_box to False")
         return left, top, right, bottom
-
-    def broken(self) -> list[int]:
-        """Indices of the images that cannot be decoded."""
-
-        def fails(index):
-            try:
-                self.load(index)
-            except DataError:
-                return True
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            checks = tqdm(pool.map(fails, range(len(self))), "Checking images", len(self), leave=False, delay=2)
-            return [index for index, failed in enumerate(checks) if failed]
 
     def drop(self, indices: list[int]) -> None:
         """Leave out some images."""
@@ -119,7 +104,8 @@ class ImageSet(Dataset):
 class FolderSplit(ImageSet):
     """One split of a data folder whose two splits hold `entries`.
 
-    Raises ConfigError for a split that is neither train nor test, and DataError, naming it, for a file that is not there.
+    Raises ConfigError for a split that is neither train nor test, and DataError, naming it, for a file that is not there or
+    that two entries name.
     """
 
     def __init__(
@@ -127,9 +113,12 @@ class FolderSplit(ImageSet):
     ):
         if split not in SPLITS:
             raise ConfigError(f"unknown split {split!r}: choose train or test")
+        known = {}
         for entry in entries:
             if not entry.path.is_file():
                 raise DataError(f"{root}: image {entry.id} has no file {entry.path}: restore it or take it out of the set")
+            if (other := known.setdefault(entry.path, entry)) is not entry:
+                raise DataError(f"{root}: images {other.id} and {entry.id} are one file, {entry.path}: keep one of them")
         chosen = [entry for entry in entries if entry.split == split]
         paths, labels, ids = ([getattr(entry, name) for entry in chosen] for name in ("path", "label", "id"))
         super().__init__(paths, labels, classes, transform, ids)
@@ -140,7 +129,40 @@ class FolderSplit(ImageSet):
         """Checksum of what both splits hold, see `content_fingerprint`."""
         return content_fingerprint(self.root, self.entries, self.classes)
 
+    def flaws(self) -> dict[int, str]:
+        """Why images cannot be read, by their index. What was seen of an unchanged file is remembered, of both splits."""
+        seen = remembered(f"flaws-{READER}", self.root, [entry.path for entry in self.entries], _flaw)
+        flaw = {entry.path: text for entry, text in zip(self.entries, seen, strict=True)}
+        found = {index: flaw[path] for index, path in enumerate(self.paths) if flaw[path]}
+        for index in sorted({*range(len(self))} - {*found}) if self.crops is not None else ():
+            try:
+                self._frame(index, Image.open(self.paths[index]).size)
+            except DataError as error:
+                found[index] = str(error)
+        return found
+
+    def skip_broken(self) -> None:
+        """Leave out the images that cannot be read."""
+        broken = self.flaws()
+        self.drop([*broken])
+        self.skipped += len(broken)
+
+    def check(self) -> None:
+        """Read every image once. Raises DataError, naming the first, if some cannot be read."""
+        if broken := [*self.flaws().values()]:
+            which = f"it and {len(broken) - 1} more" if len(broken) > 1 else "it"
+            raise DataError(f"{broken[0]}, or leave {which} out with skip_broken (SKIP_BROKEN=1, or --skip-broken)")
+
+
+def _flaw(path):
+    """Why an image cannot be read, or ""."""
+    try:
+        read_photograph(path)
+    except DataError as error:
+        return str(error)
+    return ""
+
 
 def class_title(name: str) -> str:
     """A class's name to read: '004.Purple_Finch' -> 'Purple Finch'."""
-    return re.sub(r"^\d+\.", "", name).replace("_", " ")
+    return re.sub(r"^\d+\.", "", name).replace("_", " ").strip() or repr(name)

@@ -1,19 +1,24 @@
 """What a model sees of a photograph: resized once, then cropped, flipped and normalised in batches."""
 
-from collections.abc import Iterable, Sequence
+import errno
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, Sampler, default_convert
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
 from ..backbones import source_of
 from ..config import Experiment, project_path
+from ..errors import DataError, FGVCError
 from .cache import cached
 from .fingerprint import checksum, file_states
 from .image_set import ImageSet
 
 TINY = 256  # sets of fewer images are not worth a cache
+PATIENCE = 120  # seconds that a batch from another process may take
+SHORT_OF = (errno.ENOSPC, errno.ENOMEM, errno.EAGAIN, errno.EMFILE)  # what a machine lacks to start processes
 
 
 def normalisation(experiment: Experiment) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -101,5 +106,37 @@ def train_loader(images: ImageSet, experiment: Experiment, draws: Sampler) -> Da
 
 def _loader(images, experiment, batch_size, sampler=None):
     options = {"num_workers": experiment.workers, "pin_memory": torch.cuda.is_available()}
-    options["collate_fn"] = default_convert  # a batch is whole already
+    options["timeout"] = PATIENCE if experiment.workers else 0
+    options["collate_fn"] = _Batch  # a batch is whole already
     return DataLoader(Views(images, experiment), batch_size, sampler=sampler, **options)
+
+
+class _Batch(tuple):
+    """(images, labels) that a worker sends through its pipe. Tensors would go through shared memory, of which a container
+    has 64 MB: eight workers fill it, and all would wait for ever."""
+
+    def __reduce__(self):
+        return _unpacked, tuple(tensor.numpy() for tensor in self)
+
+
+def _unpacked(*arrays):
+    return tuple(map(torch.from_numpy, arrays))
+
+
+@contextmanager
+def workers_watched() -> Iterator[None]:
+    """One DataError for a process that loads images and ends or falls silent, and one line of an FGVCError raised there."""
+    try:
+        yield
+    except FGVCError as error:
+        if "DataLoader worker process" not in str(error):
+            raise
+        raise type(error)(str(error).rpartition(f".{type(error).__name__}: ")[2].strip()) from None
+    except (RuntimeError, OSError) as error:
+        if "DataLoader" not in str(error) and getattr(error, "errno", None) not in SHORT_OF:
+            raise
+        reason = str(error).strip().splitlines()[0].rstrip(". ")
+        raise DataError(
+            f"a process that loads images ended or did not answer ({reason}): set workers to 0, or give the machine more "
+            "memory (a container more shared memory, too: --shm-size=1g)"
+        ) from error

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm, trange
 
-from ..config import PROFILES, Experiment, project_path, runs_folder
+from ..config import PROFILES, Experiment, given_path, project_path, runs_folder
 from ..datasets import open_splits
 from ..errors import ConfigError, DataError
 from ..files import write_whole
@@ -27,7 +27,7 @@ SCHEMA = 4  # raised when older files of records cannot be read any more
 
 def plan(base: Experiment) -> tuple[dict[str, Variant], tuple[int, ...], Path]:
     """What `ablate` runs on the experiment's data: the variants by key, their seeds, and the file for their records."""
-    name = project_path(base.data).resolve().name
+    name = given_path(base.data).resolve().name
     if base.profile == "photos":
         return photos_variants(base), SEEDS[:3], project_path(f"data/results/photos-{name}.parquet")
     if base.data != PROFILES[base.profile].data:

@@ -17,7 +17,7 @@ from ..training import load_model
 from ..vit import VisionTransformer
 from .ablation import SCHEMA, origin
 from .localisation import model_patches, patches_in, tested_images
-from .statistics import holm, interval, mean_difference
+from .statistics import holm, interval, p_value
 
 ON_BIRD = "random_on_bird"
 BEST = "mul"  # the course report's best rule, which the others are held against
@@ -126,39 +126,50 @@ def means(records: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["rule", "k"])
 
 
-def areas(records: pd.DataFrame) -> pd.DataFrame:
-    """One number a curve: the accuracy's mean over the logarithm of the number of patches, one row per rule.
+def heights(records: pd.DataFrame) -> tuple[tuple[float, float], dict[str, pd.DataFrame]]:
+    """Every curve's mean height over the logarithm of the number of patches, image by image.
 
     A rule's points are, for each k, the logarithm of the mean number of different patches over all seeds and images, and the
     accuracy; straight lines join them. All rules are integrated between the same two numbers of patches, the range that all
     curves cover (the largest of their first points to the smallest of their last ones), and the area is divided by the
-    range's width, so that it is an accuracy. With the numbers of patches held fixed, the area is a weighted sum of an
-    image's hits at each k: these sums are what the bootstrap draws anew, seeds and images together, with the same draws for
-    all rules (see `statistics.bootstrap`).
-    Columns: area, low, high (95 % interval); enough (patches at the smallest k from which on less than LOSS of the accuracy
-    with all patches is lost; nan where that is never so); difference, difference_low, difference_high (BEST minus this rule,
-    paired by seed and image), p (of it: two-sided, of the same bootstrap, corrected for the number of rules by Holm's
-    method), nan for BEST; fewest, most (patches: the range).
-    Raises DataError where the curves have no range in common.
+    range's width, so that it is an accuracy. With the numbers of patches held fixed, it is a weighted sum of an image's hits
+    at each k.
+    Returns the range, and by rule these sums, seeds by test images. Raises DataError where the curves share no range.
     """
     places = records.groupby(["rule", "k"], observed=True)["patches"].mean().unstack("rule")
     low, high = places.min().max(), places.max().min()
     if not low < high:
         raise DataError("the curves share no range of numbers of patches: compute them with more values of k")
-    hits = records.groupby(["rule", "k"], observed=True)["correct"].mean().unstack("rule")
-    whole = hits.loc[hits.index.max(), BEST]
-    values, rows = {}, {}
+    values = {}
     for rule, frame in records.groupby("rule", observed=True):
         weights = _weights(places[rule], low, high)
         sums = frame.assign(value=frame["correct"] * frame["k"].map(weights)).groupby(["seed", "id"])["value"].sum()
         values[rule] = sums.unstack("id").round(9)  # what is equal but for the order of its sums is equal
+    return (low, high), values
+
+
+def areas(records: pd.DataFrame) -> pd.DataFrame:
+    """One number a curve: the mean of its `heights`, the area under it, one row per rule.
+
+    Intervals are of the bootstrap over seeds and images together, the same draws for all rules (`statistics.bootstrap`).
+    Columns: area, low, high (95 % interval); enough (patches at the smallest k from which on less than LOSS of the accuracy
+    with all patches is lost; nan where that is never so); difference, difference_low, difference_high (BEST minus this rule,
+    paired by seed and image), p (of it: two-sided, of the same bootstrap, corrected for the number of rules by Holm's
+    method), nan for BEST; fewest, most (patches: the range).
+    """
+    (low, high), values = heights(records)
+    hits, places = (
+        records.groupby(["rule", "k"], observed=True)[column].mean().unstack("rule") for column in ("correct", "patches")
+    )
+    whole, rows = hits.loc[hits.index.max(), BEST], {}
+    for rule in values:
         rows[rule] = dict(zip(("area", "low", "high"), interval(values[rule]), strict=True))
         lost = (hits[rule] <= whole - LOSS)[::-1].cummax()[::-1]
         rows[rule]["enough"] = places.loc[~lost, rule].min()
     for rule in values.keys() - {BEST}:
-        found = mean_difference((values[BEST] - values[rule]).to_numpy())
+        apart = values[BEST] - values[rule]
         names = ("difference", "difference_low", "difference_high", "p")
-        rows[rule] |= dict(zip(names, found.values(), strict=True))
+        rows[rule] |= zip(names, (*interval(apart), p_value(apart)), strict=True)
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("rule")
     return table.assign(p=holm(table["p"]), fewest=low, most=high)
 

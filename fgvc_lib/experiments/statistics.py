@@ -9,7 +9,6 @@ from statsmodels.stats.multitest import multipletests
 
 from ..errors import DataError
 from ..runs import Run
-from .variants import REFERENCE
 
 CHUNK = 1_000_000  # numbers that the bootstrap multiplies at a time
 KEPT = 60_000_000  # draws, one byte each, that it keeps for the next values of the same shape: CUB-200-2011's take 58
@@ -22,16 +21,15 @@ def wilson(correct: int, total: int) -> tuple[float, float]:
     return tuple(binomtest(int(correct), int(total)).proportion_ci(method="wilson"))
 
 
-def mcnemar(one: Run, other: Run) -> float:
-    """Exact McNemar test on the test images that just one of two runs gets right: the two-sided p value.
+def difference(one: Run, other: Run) -> tuple[float, float, float]:
+    """How much more accurate one run is than another on the same test images: (mean, low, high) of `interval`.
 
-    Raises DataError if the runs were not tested on the same images.
+    It says nothing of other seeds. Raises DataError if the runs were not tested on the same images.
     """
     a, b = one.correct.sort_index(), other.correct.sort_index()
     if not a.index.equals(b.index):
         raise DataError(f"{one.folder} and {other.folder} were not tested on the same images: train both on the same data")
-    only_one, either = int((a & ~b).sum()), int((a ^ b).sum())
-    return binomtest(only_one, either).pvalue if either else 1.0
+    return interval(pd.DataFrame([a.astype(float) - b]))
 
 
 def expected_calibration_error(predictions: pd.DataFrame, bins: int = 15) -> float:
@@ -92,50 +90,31 @@ def interval(values: pd.DataFrame) -> tuple[float, float, float]:
     return values.mean(), *np.quantile(bootstrap(values), (0.025, 0.975))
 
 
-def paired(records: pd.DataFrame, one: str, other: str) -> dict[str, float]:
-    """How much more accurate variant `one` is than variant `other` (keys), paired by seed and image.
+def p_value(values: pd.DataFrame, bound: float = 0.0) -> float:
+    """Of the mean of values (seeds by images) being `bound`: two-sided, from `bootstrap`, at least 0.0002.
 
-    difference, low, high: its mean and 95 % interval; p: two-sided, of the same bootstrap, at least 0.0002.
+    Images with a nan are left out; nan if none is left.
+    """
+    values = values.dropna(axis=1).to_numpy()
+    if not values.size:
+        return np.nan
+    means = bootstrap(values)
+    return min(1.0, max(2 * min((means <= bound).mean(), (means >= bound).mean()), 2 / len(means)))
+
+
+def paired(records: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
+    """Seeds by test images: 1 where variant `one` alone is right, -1 where variant `other` alone is (keys), else 0.
+
     Raises DataError if the variants were not run with the same seeds on the same images.
     """
     first, second = values_of(records, one), values_of(records, other)
     same = first.index.equals(second.index) and first.columns.equals(second.columns)
     if not same or first.isna().any(axis=None) or second.isna().any(axis=None):
         raise DataError(f"{one} and {other} do not have the same seeds and test images: run the ablation to its end")
-    return mean_difference((first - second).to_numpy())
-
-
-def mean_difference(apart: np.ndarray) -> dict[str, float]:
-    """The mean of paired differences (S seeds, n images) against 0: difference, low, high, p, see `paired`."""
-    means = bootstrap(apart)
-    low, high = np.quantile(means, (0.025, 0.975))
-    p = max(2 * min((means <= 0).mean(), (means >= 0).mean()), 2 / len(means))
-    return {"difference": apart.mean(), "low": low, "high": high, "p": min(1.0, p)}
+    return first - second
 
 
 def holm(p: pd.Series) -> pd.Series:
     """p values corrected for their number by Holm's method; nan stays nan."""
     known = p.dropna()
     return pd.Series(multipletests(known, method="holm")[1] if len(known) else [], known.index, float).reindex(p.index)
-
-
-def summary(records: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
-    """One row per variant of an ablation's records (see `ablation.collect`), by key, over all its seeds.
-
-    Columns: accuracy, low, high (mean over seeds, 95 % interval from `bootstrap`), seeds, images; difference,
-    difference_low, difference_high (to the variant `reference`, see `paired`); p (of the difference, corrected for the
-    number of variants by Holm's method); ece (expected calibration error, mean over seeds).
-    Raises DataError if a variant was not run with the same seeds on the same images as the reference.
-    """
-    rows = {}
-    for key, frame in records.groupby("variant", sort=False, observed=True):
-        values, apart = values_of(records, key), paired(records, key, reference)
-        accuracy, low, high = interval(values)
-        rows[key] = {
-            "accuracy": accuracy, "low": low, "high": high, "seeds": len(values), "images": values.shape[1],
-            "difference": apart["difference"], "difference_low": apart["low"], "difference_high": apart["high"],
-            "p": np.nan if key == reference else apart["p"],
-            "ece": np.mean([expected_calibration_error(one) for _, one in frame.groupby("seed")]),
-        }  # fmt: skip
-    found = pd.DataFrame.from_dict(rows, orient="index")
-    return found.assign(p=holm(found["p"]))

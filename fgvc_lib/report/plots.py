@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from ..app.pictures import COLOURS, SIZE, heat, marked, overlay, photograph
-from ..config import figures_folder
+from ..config import active_experiment, figures_folder
 from ..datasets.geometry import patch_boxes
 from ..experiments.variants import known_variants, title_of
 from ..files import whole_file, write_whole
@@ -45,19 +45,22 @@ def show(figure: Figure, name: str, alt: str) -> "IPython.display.Image":
     with `alt` as its text alternative."""
     from IPython.display import Image as Shown  # only notebooks need it
 
-    data, folder = png(figure), figures_folder()
+    pictures = any(axis.images for axis in figure.axes)
+    data, folder = png(figure, bool(pictures and active_experiment().data)), figures_folder()
     write_whole(folder / f"{name}.png", data)
-    if not any(axis.images for axis in figure.axes):  # photographs do not grow sharper
+    if not pictures:  # they do not grow sharper
         with matplotlib.rc_context({"svg.hashsalt": name}), whole_file(folder / f"{name}.svg") as file:  # always the same
             figure.savefig(file, format="svg", metadata={"Date": None, "Title": alt})
     return Shown(data, alt=alt)
 
 
-def png(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG file with a palette of 256 colours, a third of the size without one."""
+def png(figure: Figure, photographs: bool = False) -> bytes:
+    """A figure as the bytes of a PNG file, with a palette of 256 colours, a third of the size, unless it shows photographs,
+    whose colours tell species apart."""
     buffer, small = io.BytesIO(), io.BytesIO()
     figure.savefig(buffer, dpi=90)
-    Image.open(buffer).convert("RGB").quantize().save(small, "png", optimize=True)
+    image = Image.open(buffer).convert("RGB")
+    (image if photographs else image.quantize()).save(small, "png", optimize=True)
     return small.getvalue()
 
 
@@ -158,7 +161,7 @@ def learning_curves(metrics: dict[str, pd.DataFrame]) -> Figure:
 
 
 def accuracy_bars(table: pd.DataFrame) -> Figure:
-    """`tables.results_table` (one run per variant) or `statistics.summary` (several seeds) as bars with their intervals."""
+    """`tables.results_table` (one run per variant) or `summaries.summary` (several seeds) as bars with their intervals."""
     figure, (axis,) = _axes(8, 0.42 * len(table) + 0.9)
     table = table[::-1]
     names, colours = [title_of(key) for key in table.index], [_family_colour(key) for key in table.index]
@@ -175,18 +178,18 @@ def accuracy_bars(table: pd.DataFrame) -> Figure:
 
 
 def differences(table: pd.DataFrame, reference: str) -> Figure:
-    """`statistics.summary`: how much more accurate each variant is than `reference`, with its interval, in points."""
+    """`summaries.summary`: how much more accurate each variant is than `reference`, with its interval, in points."""
     figure, (axis,) = _axes(8, 0.36 * len(table) + 0.9)
     table = table.drop(index=reference)[::-1]
     for place, (key, row) in enumerate(table.iterrows()):
         low, middle, high = 100 * row[["difference_low", "difference", "difference_high"]]
         colour = _family_colour(key)
         axis.plot([low, high], [place, place], color=colour, linewidth=2)
-        axis.plot(middle, place, "o", color=colour, markersize=7, markerfacecolor=colour if row["p"] < 0.05 else "white")
+        axis.plot(middle, place, "o", color=colour, markersize=7)
     axis.axvline(0, color="black", linewidth=1)
     axis.set_yticks(range(len(table)), [title_of(key) for key in table.index])
     counts = f"{int(table['seeds'].max())} seeds x {int(table['images'].max()):,} images"
-    axis.set_xlabel(f"points more than {title_of(reference)}, 95 % interval, {counts}; filled: p < 0.05 (Holm)", fontsize=9)
+    axis.set_xlabel(f"points more than {title_of(reference)}, 95 % interval, {counts}", fontsize=9)
     return figure
 
 
@@ -277,7 +280,8 @@ def _panels(rows, columns, size=1.9, ratio=1.0):
     """A figure of rows x columns square panels without axes -> figure, axes (rows, columns)."""
     figure = Figure(figsize=(columns * size, rows * size * ratio), layout="constrained")
     bare = {"xticks": [], "yticks": [], "frame_on": False}
-    return figure, figure.subplots(rows, columns, squeeze=False, subplot_kw=bare)
+    with matplotlib.rc_context({"text.parse_math": False}):  # a class may be named with a $
+        return figure, figure.subplots(rows, columns, squeeze=False, subplot_kw=bare)
 
 
 def _grid(pictures, titles, rows, size):

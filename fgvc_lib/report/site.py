@@ -29,7 +29,7 @@ def write_site(folder: Path, notebooks: dict[Path, NotebookNode], experiment: Ex
         body, _ = exporter.from_notebook_node(notebook)
         write_whole(folder / chapter["page"], _page(body, **chapter, before=before, after=after))
     results = []
-    for lang, file in PAGES.items():
+    for lang, (file, _) in PAGES.items():
         if texts and project_path(file).is_file():
             words = Words(lang).text["site"]
             page = re.sub(r"RESULTS(.*)\.md", r"results\1.html", file)
@@ -49,6 +49,7 @@ def write_site(folder: Path, notebooks: dict[Path, NotebookNode], experiment: Ex
         abstract=_section(project_path("README.md"), "## Abstract"),
         chinese=_section(project_path("README.zh-CN.md"), "## 摘要"),
         claims=_section(project_path("RESULTS.md"), "## The claims of the course report") if texts else "",
+        chinese_claims=_section(project_path("RESULTS.zh-CN.md"), "## 逐条检验课程报告的结论") if texts else "",
     )
     write_whole(folder / "index.html", _page(index, title=title))
     return folder / "index.html"

@@ -2,10 +2,9 @@
 
 import tomllib
 
-import numpy as np
 import pandas as pd
 
-from ..experiments.statistics import holm, mcnemar, wilson
+from ..experiments.statistics import difference, wilson
 from ..runs import Run
 from .words import Words, template
 
@@ -16,53 +15,41 @@ LAYOUTS = tomllib.loads(template("tables.toml"))
 def results_table(runs: dict[str, Run], reference: str | None = None) -> pd.DataFrame:
     """One row per run, under the keys of `runs`.
 
-    Columns: accuracy, low, high (Wilson, 95 %), images (tested), p (McNemar against the run named `reference`, corrected
-    for the number of rows by Holm's method), step_ms (median time of a training step), minutes (of training), parameters
-    (millions). Raises DataError for runs that were not tested on the same images as the reference.
+    Columns: accuracy, low, high (Wilson, 95 %), images (tested); with a `reference`, the key of a run, also difference,
+    difference_low, difference_high (to that run, see `statistics.difference`; nan for itself); step_ms (median time of a
+    training step), minutes (of training), parameters (millions). Raises DataError for runs that were not tested on the same
+    images as the reference.
     """
     rows = {}
     for key, run in runs.items():
         low, high = wilson(run.correct.sum(), len(run.correct))
-        rows[key] = {
-            "accuracy": run.correct.mean(),
-            "low": low,
-            "high": high,
-            "images": len(run.correct),
-            "p": np.nan if reference in (None, key) else mcnemar(run, runs[reference]),
-            "step_ms": run.environment["step_ms"],
-            "minutes": run.environment["seconds"] / 60,
-            "parameters": run.environment["parameters"] / 1e6,
-        }
-    table = pd.DataFrame.from_dict(rows, orient="index")
-    return table.assign(p=holm(table["p"]))
+        rows[key] = {"accuracy": run.correct.mean(), "low": low, "high": high, "images": len(run.correct)}
+        if reference not in (None, key):
+            apart = ("difference", "difference_low", "difference_high")
+            rows[key] |= zip(apart, difference(run, runs[reference]), strict=True)
+        rows[key]["step_ms"] = run.environment["step_ms"]
+        rows[key]["minutes"] = run.environment["seconds"] / 60
+        rows[key]["parameters"] = run.environment["parameters"] / 1e6
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def compare(one: Run, other: Run) -> str:
-    """How two runs on the same test images differ: the difference in points, and whether McNemar's p, of this pair alone,
-    is below 0.05."""
-    difference, p = one.correct.mean() - other.correct.mean(), mcnemar(one, other)
-    shown = f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
-    return f"{100 * difference:+.1f} points, {shown}: {_cell(Words(), 'comparison', difference, p)}"
-
-
-def better_or_worse(difference: float, clear: bool) -> str:
-    """The key of the word for a difference, given whether it can be told from zero."""
-    if not clear:
-        return "not_distinguishable"
-    return "better" if difference > 0 else "worse"
+    """How much more accurate one run is than another on the same test images, with its interval, as text."""
+    return _cell(Words(), "points", *difference(one, other))
 
 
 def readable(table: pd.DataFrame, kind: str = "runs", lang: str = "en") -> pd.DataFrame:
-    """A table of numbers as a table of text.
+    """A table of numbers as a table of text; a column whose numbers the table does not have is left out.
 
-    kind: "runs" (`results_table`), "summary" (`statistics.summary`), "claims", "controls", "selections", "gradients" or
-    "pretraining" (the functions in `claims`), "areas" (`curve.areas`), or "maps" (means of `localise`, one row per run or
-    method).
+    kind: "runs" (`results_table`), "claims" or, without what was measured, "verdicts" (`claims.claims`), "summary",
+    "controls", "selections", "gradients" or "pretraining" (the functions in `summaries`), "areas" (`curve.areas`), or "maps"
+    (means of `localise`, one row per run or method).
     """
     words, numbers, text = Words(lang), table.reset_index(names="key"), pd.DataFrame()
     for column, (style, *sources) in LAYOUTS[kind].items():
-        rows = () if table.empty else numbers[sources].itertuples(index=False, name=None)
-        text[words.text["columns"][column]] = [_cell(words, style, *values) for values in rows]
+        if set(sources) <= set(numbers):
+            rows = numbers[sources].itertuples(index=False, name=None)
+            text[words.text["columns"][column]] = [_cell(words, style, *values) for values in rows]
     return text.set_index(text.columns[0])
 
 
@@ -89,14 +76,23 @@ def curve_summary(points: pd.DataFrame, table: pd.DataFrame) -> str:
 
 
 def _cell(words, style, *values):
-    if style == "measured":
-        return words.text["separator"].join(_cell(words, *one) for one in values[0])
+    if style in ("photographs", "birds"):
+        cells = [words.write(style, *place) + _finding(words, one) for place, one in values[0].items()]
+        return words.text["stop"].join(cells) or words.text["none"]
+    if style == "bench":
+        level, found = values
+        times = [words.write(style, *place, one.measured[0]) for place, one in found.items()]
+        return words.write("level", level) + "".join(times)
     if pd.isna(list(values)).any():
         return words.text["none"]
-    if style == "comparison":
-        difference, p = values
-        return words.write("verdict", better_or_worse(difference, p < 0.05))
-    return words.write("small_p" if style == "p" and values[0] < 0.001 else style, *values)
+    return words.write(style, *values).removeprefix("= ")  # a p-value in a column of its own
+
+
+def _finding(words, finding):
+    shown = [words.write(one.asked.style, one) for one in finding.measured]
+    if finding.why:
+        return words.text["separator"].join([*shown, words.write("untested", finding.why)])
+    return words.write("finding", words.text["separator"].join(shown), finding.verdict)
 
 
 def markdown(table: pd.DataFrame) -> str:

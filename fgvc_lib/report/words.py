@@ -31,8 +31,10 @@ class Words(string.Formatter):
             return title_of(value)
         if format_spec == "rule":
             return self.text["rule"].get(value, value)
-        if format_spec in ("claim", "said", "verdict"):
+        if format_spec in ("claim", "said", "verdict", "level", "why"):
             return self.text[format_spec][value]
+        if format_spec == "p":
+            return f"= {value:.3f}" if value >= 0.001 else "< 0.001"
         if format_spec.endswith("p"):
             return format(value, f"{format_spec[:-1]}%").removesuffix("%")
         return format(value, format_spec)

@@ -50,7 +50,7 @@ def generate(
         DataError: if the folder holds something else.
         StorageError: if it cannot be written, or if a script without `if __name__ == "__main__":` draws a large set.
     """
-    root, sizes, species = Path(root).absolute(), known_sizes(sizes), species_list(sizes, world)
+    root, sizes, species = Path(os.path.expanduser(root)).absolute(), known_sizes(sizes), species_list(sizes, world)
     workers = os.cpu_count() if workers is None else workers
     if not isinstance(seed, int) or not isinstance(workers, int) or seed < 0 or workers < 1:
         raise ConfigError(f"seed must be a whole number from 0, workers at least 1, not {seed} and {workers}")
