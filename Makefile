@@ -12,12 +12,13 @@ export PROFILE DATA DATASET SKIP_BROKEN
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
-	@echo 'PROFILE=smoke|quick|full (default quick) and DATA=<folder> choose what the report runs on; DATASET=folders reads a folder a class, SKIP_BROKEN=1 leaves out images that cannot be read.'
+	@echo 'PROFILE=smoke|quick|photos|full (default quick) and DATA=<folder> choose what the report runs on; DATASET=folders reads a folder a class, SKIP_BROKEN=1 leaves out images that cannot be read.'
+	@echo 'PROFILE=photos DATA=<folder> runs it on photographs, with models pre-trained on photographs: hours on two CPU cores.'
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else "Python 3.11 to 3.13 is needed, this is %d.%d: set PYTHON, as in make report PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,app]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,app,photos]'
 	touch $@
 
 env: $(READY)  ## make the environment in .venv

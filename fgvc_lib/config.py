@@ -63,7 +63,7 @@ class Experiment:
     batch_size: int = 8
     steps: int = 300  # optimiser steps, whatever the size of the data
     epochs: float = 0.0  # above 0: steps is as many as that many passes over the training images take
-    warmup_steps: int = 30  # linear, then cosine down to 0
+    warmup_steps: int = 30  # linear, then cosine down to 0; with `epochs`, half of the steps at most
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.01  # at its peak
     head_lr: float | None = None  # of the classifier, at its peak; None: lr
@@ -114,10 +114,14 @@ class Experiment:
         return dataclasses.replace(self, **changes)
 
     def on(self, images: int) -> "Experiment":
-        """This experiment on a training set of that many images: `steps` says how many there are, `epochs` is used up."""
+        """This experiment on a training set of that many images: `steps` says how many there are, `epochs` is used up.
+
+        Half of the steps at most are for warming up, so that a small set needs no other settings.
+        """
         if not self.epochs:
             return self
-        return self.replace(steps=max(1, round(self.epochs * images / self.batch_size)), epochs=0.0)
+        steps = max(1, round(self.epochs * images / self.batch_size))
+        return self.replace(steps=steps, warmup_steps=min(self.warmup_steps, steps // 2), epochs=0.0)
 
     def hash(self, *content: str) -> str:
         """12 hex digits that name the run; `content`: checksums of what it reads, such as the data and the weights.

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and damaged ones that are set aside."""
 
 import os
 import threading
@@ -34,3 +34,15 @@ def write_whole(path: Path, content: bytes | str) -> None:
     """Write a file's content at once, see `whole_file`."""
     with whole_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def set_aside(path: Path, reason: Exception | str) -> str:
+    """Rename a file that cannot be used to NAME.bad -> what was done, in words. Raises StorageError where that fails."""
+    if not path.exists():
+        return f"{path.name} is missing"
+    try:
+        path.replace(path.with_name(f"{path.name}.bad"))
+    except OSError as error:
+        raise StorageError(f"{path} cannot be used, or set aside ({error.strerror}): remove it") from error
+    reason = " ".join(str(reason).split())[:200] or type(reason).__name__
+    return f"{path.name} cannot be used ({reason}) and is set aside as {path.name}.bad"

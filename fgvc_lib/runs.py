@@ -1,22 +1,43 @@
 """A run is a folder: what training leaves behind, and how it is found again."""
 
+import hashlib
+import io
 import json
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
+import safetensors.torch
+import torch
 
 from .backbones import source_of, weights_checksum
 from .config import Experiment, runs_folder
 from .datasets import open_splits
-from .errors import DataError
+from .errors import DataError, StorageError
 
-# environment.json is written last: a folder that has it is a finished run.
-FILES = ("experiment.json", "metrics.jsonl", "predictions.parquet", "model.safetensors", "environment.json")
+
+def _with(keys, content):
+    """The content, which must have these keys or columns."""
+    if missing := set(keys) - set(content):
+        raise ValueError(f"it has no {', '.join(sorted(missing))}")
+    return content
+
+
+# The files of a run, and how each is read. environment.json is written last: a folder that has it is a finished run.
+FILES = {
+    "experiment.json": lambda content: Experiment().replace(**json.loads(content)),
+    "metrics.jsonl": lambda content: _with(["step", "loss"], pd.read_json(io.BytesIO(content), lines=True)),
+    "predictions.parquet": lambda content: _with(["id", "label", "prediction"], pd.read_parquet(io.BytesIO(content))),
+    "model.safetensors": safetensors.torch.load,
+    "environment.json": lambda content: _with(["data", "weights", "classes", "seconds"], json.loads(content)),
+}
 
 
 class Run:
-    """One run's folder; its files are read when first asked for."""
+    """One run's folder; its files are read when first asked for.
+
+    Raises DataError, naming the file, where one is missing, damaged or not what was written.
+    """
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
@@ -30,23 +51,23 @@ class Run:
 
     @cached_property
     def experiment(self) -> Experiment:
-        return Experiment().replace(**self._json("experiment.json"))
+        return self._read("experiment.json")
 
     @cached_property
     def environment(self) -> dict:
-        """Versions, device, threads, seconds of training, parameters of the model, images skipped, and the checksums of the
-        data and of the weights that the run started from."""
-        return self._json("environment.json")
+        """Versions, device, threads, seconds of training, parameters of the model, images skipped, the run's name, and the
+        checksums of the data, of the weights that the run started from, and of the run's other files."""
+        return self._read("environment.json")
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """One row per logging step: step, loss, accuracy, lr, seconds; test_accuracy where a checkpoint was written."""
-        return pd.read_json(self._path("metrics.jsonl"), lines=True)
+        return self._read("metrics.jsonl")
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """One row per test image: id, label, prediction, probability, parts (K patch indices; none for plain models)."""
-        return pd.read_parquet(self._path("predictions.parquet"))
+        return self._read("predictions.parquet")
 
     @cached_property
     def correct(self) -> pd.Series:
@@ -54,14 +75,48 @@ class Run:
         frame = self.predictions.set_index("id")
         return frame["label"] == frame["prediction"]
 
-    def _path(self, name):
-        path = self.folder / name
-        if not path.is_file():
-            raise DataError(f"{path} is missing: the run is not finished, train it again")
-        return path
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The trained model's."""
+        return self._read("model.safetensors")
 
-    def _json(self, name):
-        return json.loads(self._path(name).read_text())
+    def damaged(self) -> dict[str, str]:
+        """The files that cannot be used, and why; of a run that is not finished, among those that are there."""
+        ended, found = (self.folder / "environment.json").exists(), {}
+        for name in FILES:
+            if ended or (self.folder / name).exists():
+                try:
+                    self._read(name)
+                except DataError as error:
+                    found[name] = str(error.__cause__)
+        if ended and "environment.json" not in found and self.environment.get("run", self.folder.name) != self.folder.name:
+            found["environment.json"] = "it is another run's"
+        return found
+
+    @cached_property
+    def _checksums(self):
+        try:
+            return self.environment.get("sha256", {})
+        except DataError:  # not finished, or damaged itself
+            return {}
+
+    def _read(self, name):
+        path = self.folder / name
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError as error:
+            raise DataError(f"{path} is missing: the run is not finished, train it again") from error
+        except OSError as error:
+            raise StorageError(f"cannot read {path} ({error.strerror}): make it readable") from error
+        try:
+            wanted = None if name == "environment.json" else self._checksums.get(name)
+            if wanted and hashlib.sha256(content).hexdigest() != wanted:
+                raise ValueError("its SHA-256 is not that of what was written")
+            return FILES[name](content)
+        except MemoryError:
+            raise
+        except Exception as error:  # of every kind: the file may hold anything
+            reason = " ".join(str(error).split())[:200]
+            raise DataError(f"{path} cannot be used ({reason}): train the run again, which sets it aside") from error
 
 
 def find_run(experiment: Experiment, runs: Path | None = None, fingerprint: str | None = None) -> Run:

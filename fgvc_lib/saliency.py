@@ -1,6 +1,7 @@
 """Where a model looks: gradients with respect to its input."""
 
 import contextlib
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -25,15 +26,18 @@ def input_gradient(
     return _gradient(model, images, labels, objective).abs().sum(dim=1)
 
 
-def fgsm(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, epsilon: float, normalisation: tuple) -> torch.Tensor:
-    """Adversarial images (B, 3, H, W) by the fast gradient sign method (Goodfellow et al. 2015, section 4).
+def fgsm(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, epsilons: Iterable[float], normalisation: tuple
+) -> list[torch.Tensor]:
+    """Adversarial images by the fast gradient sign method (Goodfellow et al. 2015, section 4), for each epsilon
+    (B, 3, H, W).
 
-    images: (B, 3, H, W), normalised by `normalisation`, (mean, std) as `datasets.normalisation` gives them. epsilon: how far
-    every pixel value moves up the loss, in grey levels of 0..255; values stay within 0..255.
+    images: (B, 3, H, W), normalised by `normalisation`, (mean, std) as `datasets.normalisation` gives them. epsilons: how
+    far every pixel value moves up the loss, in grey levels of 0..255; values stay within 0..255.
     """
     mean, std = (images.new_tensor(values)[:, None, None] for values in normalisation)
-    moved = images + epsilon / 255 / std * _gradient(model, images, labels, "loss").sign()
-    return moved.clamp(-mean / std, (1 - mean) / std)
+    step = _gradient(model, images, labels, "loss").sign() / 255 / std
+    return [(images + epsilon * step).clamp(-mean / std, (1 - mean) / std) for epsilon in epsilons]
 
 
 def attribute(
@@ -42,10 +46,11 @@ def attribute(
     """What speaks for the logit of `labels`, by one of METHODS: maps (B, H, W), absolute values summed over the channels.
 
     SmoothGrad (Smilkov et al. 2017; noise of 0.15 of the image's range) and integrated gradients (Sundararajan et al. 2017;
-    from the mean colour) take `samples` gradients; Grad-CAM (Selvaraju et al. 2017) weighs the last convolution's maps, so
-    it is for the CNN. From captum, but for the gradient itself. Raises ConfigError, listing the methods that fit.
+    from the mean colour) take `samples` gradients; Grad-CAM (Selvaraju et al. 2017) weighs the maps that a CNN averages for
+    its classifier. From captum, but for the gradient itself. Raises ConfigError, listing the methods that fit.
     """
-    known = METHODS if hasattr(model, "layer4") else METHODS[:-1]
+    pools = [module for module in model.modules() if isinstance(module, nn.AdaptiveAvgPool2d)]
+    known = METHODS if pools else METHODS[:-1]
     if method not in known:
         raise ConfigError(f"unknown method {method!r} for this model: choose one of {', '.join(known)}")
     if method == "gradient":
@@ -55,7 +60,8 @@ def attribute(
     with _frozen(model), torch.random.fork_rng():
         images = images.detach().requires_grad_()
         if method == "Grad-CAM":
-            maps = attr.LayerGradCam(model, model.layer4).attribute(images, labels, relu_attributions=True)
+            options = {"attribute_to_layer_input": True, "relu_attributions": True}
+            maps = attr.LayerGradCam(model, pools[-1]).attribute(images, labels, **options)
             return F.interpolate(maps.detach(), images.shape[-2:], mode="bilinear")[:, 0]
         if method == "SmoothGrad":
             smooth, maps = attr.NoiseTunnel(attr.Saliency(model)), []

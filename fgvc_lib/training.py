@@ -2,11 +2,12 @@
 
 import contextlib
 import dataclasses
-import io
+import hashlib
 import json
 import math
 import os
 import platform
+import signal
 import sys
 import time
 from functools import cache
@@ -26,11 +27,12 @@ from tqdm import tqdm
 
 from . import __version__
 from .backbones import source_of, weights_checksum, weights_file
+from .checkpoints import delete_checkpoints, load_checkpoint, save_checkpoint, terminating
 from .cnn import CNNS, efficientnet_lite0, resnet18
 from .config import Experiment
 from .datasets import eval_loader, found, open_splits, train_loader, workers_watched
 from .errors import ConfigError, StorageError, TrainingError
-from .files import write_whole
+from .files import set_aside, write_whole
 from .runs import Run, find_run
 from .vit import PRESETS, VisionTransformer
 from .weights import load_pretrained
@@ -70,7 +72,7 @@ def load_model(run: Run) -> nn.Module:
     """The trained model of a finished run, in evaluation mode, on the CPU."""
     classes = run.environment["classes"]
     model = build_model(run.experiment.replace(weights=""), classes)
-    model.load_state_dict(safetensors.torch.load_file(run.folder / "model.safetensors"))
+    model.load_state_dict(run.state_dict())
     return model.eval()
 
 
@@ -78,6 +80,7 @@ def load_model(run: Run) -> nn.Module:
 def fit(experiment: Experiment, progress: bool = True, runs: Path | None = None) -> Run:
     """Train, test, and keep the result in runs/<hash>/. A finished run is returned as it is, an interrupted one resumed.
 
+    What cannot be used of a run is set aside with a word, and made again. On SIGTERM a checkpoint is written first.
     runs: another folder than the project's own to keep it in.
     Raises DataError before training starts if data cannot be used; TrainingError if several processes are launched or,
     naming the step, if the loss is not finite (the last checkpoint is kept); StorageError if the folder cannot be written or
@@ -86,7 +89,7 @@ def fit(experiment: Experiment, progress: bool = True, runs: Path | None = None)
     _launched()
     train, test = open_splits(experiment)
     run = find_run(experiment, runs, train.fingerprint)
-    if run.finished:
+    if run.finished and not run.damaged():
         return run
     # The lock stays when it is released: another process may be waiting for this very file.
     lock = FileLock(run.folder.with_name(f".{run.folder.name}.lock"))
@@ -98,7 +101,15 @@ def fit(experiment: Experiment, progress: bool = True, runs: Path | None = None)
     except OSError as error:
         raise StorageError(f"cannot write {run.folder} ({error.strerror or error}): choose a writable folder") from error
     try:
-        return run if run.finished else _fit(experiment, run, train, test, progress)
+        bad = run.damaged()
+        if run.finished and not bad:  # by another process, just now
+            return run
+        if said := [set_aside(run.folder / name, reason) for name, reason in bad.items()]:
+            print(f"In {run.folder}, {', '.join(said)}: it is made again.", flush=True)
+        for rest in run.folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+            with contextlib.suppress(OSError):
+                rest.unlink()
+        return _fit(experiment, run, train, test, progress)
     finally:
         with contextlib.suppress(OSError):
             run.folder.rmdir()  # only one that is still empty, since the experiment was refused
@@ -112,27 +123,32 @@ def _fit(experiment, run, train, test, progress):
     train.check()
     test.check()
     _check_options(experiment, model)
-    write_whole(run.folder / "experiment.json", json.dumps(dataclasses.asdict(experiment), indent=1))
+    described = json.dumps(dataclasses.asdict(experiment), indent=1).encode()
+    write_whole(run.folder / "experiment.json", described)
 
-    state = _train(experiment.on(len(train)), model, train, test, run.folder, progress)
+    with terminating() as terminated:
+        state = _train(experiment.on(len(train)), model, train, test, run.folder, progress, terminated)
 
     torch.manual_seed(experiment.seed)  # patches that are chosen at random are the same whenever the run is looked at
     predictions = evaluate(model, eval_loader(test, experiment))
     predictions.insert(0, "id", test.ids)
     state["history"][-1]["test_accuracy"] = _accuracy(predictions)
-    _write_metrics(run.folder, state["history"])
-    write_whole(run.folder / "predictions.parquet", predictions.to_parquet())
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_whole(run.folder / "model.safetensors", safetensors.torch.save(tensors))
+    files = {
+        "experiment.json": described, "metrics.jsonl": _lines(state["history"]),
+        "predictions.parquet": predictions.to_parquet(), "model.safetensors": safetensors.torch.save(tensors),
+    }  # fmt: skip
     record = {
         "classes": len(train.classes), "class_names": train.classes, "skipped": train.skipped + test.skipped,
         "data": train.fingerprint, "weights": weights_checksum(experiment),
+        "run": run.folder.name, "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         "parameters": sum(p.numel() for p in model.parameters()),
         "seconds": state["seconds"], "step_ms": 1e3 * float(np.median(state["step_seconds"])), **_environment(model),
     }  # fmt: skip
-    write_whole(run.folder / "environment.json", json.dumps(record, indent=1))
-    (run.folder / "checkpoint.pt").unlink(missing_ok=True)
-    return run
+    for name, content in (files | {"environment.json": json.dumps(record, indent=1)}).items():
+        write_whole(run.folder / name, content)
+    delete_checkpoints(run.folder)
+    return Run(run.folder)
 
 
 @workers_watched()
@@ -162,27 +178,29 @@ def evaluate(model: nn.Module, loader: DataLoader) -> pd.DataFrame:
     return pd.DataFrame({"label": label, "prediction": prediction, "probability": probability, "parts": parts})
 
 
-def _train(experiment, model, train, test, folder, progress):
-    """Optimise `model` in place, from the last checkpoint if there is one -> the state of the loop."""
+def _train(experiment, model, train, test, folder, progress, terminated):
+    """Optimise `model` in place, from the last checkpoint if there is one -> the state of the loop.
+
+    terminated: an event; once it is set, the process ends with a checkpoint of the step under way.
+    """
     accelerator = _accelerator()
     optimizer = _optimizer(model, experiment)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, experiment))
-    state = {"step": 0, "seconds": 0.0, "step_seconds": [], "history": []}
-    checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        schedule.load_state_dict(saved["schedule"])
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    # recent: (loss, correct) of each step since the last log line, on the device, since reading them waits for it
+    state = {"step": 0, "seconds": 0.0, "step_seconds": [], "history": [], "recent": []}
+    if saved := load_checkpoint(folder):
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
         state = saved["state"]
+        state["recent"] = [tuple(value.to(accelerator.device) for value in pair) for pair in state["recent"]]
     loader = train_loader(train, experiment, _Draws(len(train), experiment, state["step"]))
     prepared, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 
     prepared.train()
-    recent = []  # (loss, correct) of each step since the last log line, on the device: reading them waits for it
     shown = {"desc": experiment.title, "unit": "step", "file": sys.stdout, "mininterval": 1.0, "disable": not progress}
     bar = tqdm(total=experiment.steps, initial=state["step"], **shown)
-    started = time.perf_counter()
+    first, started = state["step"], time.perf_counter()
     for images, labels in loader:
         torch.manual_seed(_seed(experiment.seed, 1, state["step"]))  # dropout, random patches: as after a resume
         loss, correct = _step(prepared, images, labels, experiment)
@@ -193,28 +211,33 @@ def _train(experiment, model, train, test, folder, progress):
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        recent.append((loss.detach(), correct))
+        state["recent"].append((loss.detach(), correct))
         state["step"] += 1
         bar.update()
         step = state["step"]
         saving = step % experiment.checkpoint_every == 0 or step == experiment.steps
-        if not (step % experiment.log_every == 0 or saving):
+        logging = saving or step % experiment.log_every == 0
+        if not (logging or terminated.is_set()):
             continue
-        line = _log_line(recent, step, experiment) | {"lr": lr}
+        line = _log_line(state["recent"], step, experiment) | {"lr": lr}
         seconds = time.perf_counter() - started
         state["seconds"] += seconds
-        state["step_seconds"].append(seconds / len(recent))
-        bar.set_postfix(loss=f"{line['loss']:.2f}", train_acc=f"{line['accuracy']:.0%}")
-        state["history"].append(line | {"seconds": state["seconds"]})
+        state["step_seconds"].append(seconds / (step - first))
+        if logging:
+            bar.set_postfix(loss=f"{line['loss']:.2f}", train_acc=f"{line['accuracy']:.0%}")
+            state["history"].append(line | {"seconds": state["seconds"]})
+            state["recent"] = []
+        if saving and step < experiment.steps:  # the last test is `fit`'s
+            state["history"][-1]["test_accuracy"] = _accuracy(evaluate(model, eval_loader(test, experiment)))
         if saving:
-            if step < experiment.steps:  # the last test is `fit`'s
-                state["history"][-1]["test_accuracy"] = _accuracy(evaluate(model, eval_loader(test, experiment)))
-            _write_metrics(folder, state["history"])
-            parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
-            buffer = io.BytesIO()
-            torch.save({**{name: part.state_dict() for name, part in parts.items()}, "state": state}, buffer)
-            write_whole(checkpoint, buffer.getvalue())
-        recent, started = [], time.perf_counter()
+            write_whole(folder / "metrics.jsonl", _lines(state["history"]))
+        if saving or terminated.is_set():
+            save_checkpoint(folder, {name: part.state_dict() for name, part in parts.items()} | {"state": state})
+        if terminated.is_set():
+            bar.close()
+            print(f"Stopped by SIGTERM after step {step}; the same command goes on from there.", flush=True)
+            raise SystemExit(128 + signal.SIGTERM)
+        first, started = step, time.perf_counter()
     bar.close()
     return state
 
@@ -260,8 +283,8 @@ def _accuracy(predictions):
     return float((predictions["label"] == predictions["prediction"]).mean())
 
 
-def _write_metrics(folder, history):
-    write_whole(folder / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in history))
+def _lines(history):
+    return "".join(json.dumps(line) + "\n" for line in history).encode()
 
 
 def _step(model, images, labels, experiment):

@@ -107,7 +107,8 @@ def test_p_values_are_corrected_for_the_comparisons_of_their_level(found):
     """On the built-in birds as on each set of photographs, whatever the others have."""
     for place, birds in found["two"].loc["overlap_helps", "birds"].items():
         assert place == ("", 12) and birds == found["none"].loc["overlap_helps", "birds"][place]
-    asked = [one for claim, parts in CLAIMS.items() if claim not in rules.BIRDS for one in parts]
+    untested = {*rules.BIRDS, "mul_chooses_best"}  # no curve is recorded
+    asked = [one for claim, parts in CLAIMS.items() if claim not in untested for one in parts]
     (shown,) = found["none"].loc["overlap_helps", "birds"]["", 12].measured
     assert shown.p == pytest.approx(len(asked) * 2 / 10_000)  # the smallest p-value there is, times their number
 
@@ -128,7 +129,9 @@ def test_sets_of_photographs_that_differ_cannot_tell(found):
 
 def test_a_level_that_cannot_test_a_claim_says_why(found):
     birds = found["none"]["birds"].map(lambda places: places["", 12])
-    assert {claim: one.why for claim, one in birds.items() if one.verdict == "not_tested"} == rules.BIRDS
+    assert {claim: one.why for claim, one in birds.items() if one.verdict == "not_tested"} == {
+        **rules.BIRDS, "mul_chooses_best": "no_curve",
+    }  # fmt: skip
     for claim in ("cnn_below_70", "vit_is_better", "vit_is_far_better", "reaches_89_90"):
         assert found["none"].loc[claim, ["verdict", "level"]].tolist() == ["not_tested", ""]
     assert found["one"].loc["cnn_is_coarse", "photographs"]["A", 40].why == "parts_unknown"
@@ -181,7 +184,7 @@ def test_rows_that_are_not_recorded_leave_a_claim_untested():
 def test_every_claim_and_every_reason_has_its_words(lang):
     text = tomllib.loads(template(f"words.{lang}.toml"))
     assert text["claim"].keys() == text["said"].keys() == CLAIMS.keys()
-    assert text["why"].keys() == {"rows_missing", *rules.PHOTOGRAPHS.values(), *rules.BIRDS.values()}
+    assert text["why"].keys() == {"rows_missing", "no_curve", *rules.PHOTOGRAPHS.values(), *rules.BIRDS.values()}
     assert text["verdict"].keys() == {"confirmed", "contradicted", "cannot_tell", "not_tested"}
     assert text["level"].keys() == {"photographs", "birds", "bench", ""}
     assert {one.style for parts in CLAIMS.values() for one in parts} | {"best"} <= text["formats"].keys()
@@ -267,29 +270,38 @@ def test_the_evidence_is_read_from_the_project_and_printed(found, tmp_path, monk
     step.write_text(json.dumps(bench(0.9, 0.96)))
     with pytest.raises(DataError, match=r"no records at .*quick\.parquet"):
         read_evidence()
-    for name, table in {"quick": BIRDS, "photos-B": OTHERS, "photos-A": PHOTOS, "curve-photos-A": PHOTOS}.items():
+    for name, table in {"quick": BIRDS, "photos-B": OTHERS, "photos-A": PHOTOS, "curve-photos-C": curve_records()}.items():
         write_records(table, results / f"{name}.parquet")
     evidence = read_evidence()
-    assert list(evidence.photographs) == ["A", "B"]
+    assert list(evidence.photographs) == ["A", "B"] and not evidence.curves
     wanted = readable(found["two"], "claims", "zh-CN")
     shown = [block.split("\n  ") for block in printed("zh-CN").split("\n\n")]
     assert {claim: cells for claim, *cells in shown} == {
         claim: [f"{column}: {cell}" for column, cell in row.items()] for claim, row in wanted.iterrows()
     }
+    write_records(curve_records(), results / "curve-photos-A.parquet")
+    assert list(read_evidence().curves) == ["A"]
     (results / "photos-A.parquet").write_bytes(b"cut off")
     with pytest.raises(DataError, match=r"photos-A\.parquet cannot be read"):
         read_evidence()
 
 
-def test_the_sharper_test_of_mul_is_the_height_of_its_curve():
-    """Where it is recorded; else it is not tested."""
+def curve_records():
+    """Records of `curves`, each rule right at a rate of its own while it sees few patches."""
     rng, frames = np.random.default_rng(0), []
     for rule, rate in {"add": 0.5, "matmul": 0.5, "lastlayer": 0.9, "mul": 0.7}.items():
         for k, patches in ((1, 4), (9, 9)):
             right = rng.random((SEEDS, IMAGES)) < (rate if k == 1 else 0.9)
             frame = pd.DataFrame(right).stack().rename("correct").rename_axis(["seed", "id"]).reset_index()
             frames.append(frame.assign(rule=rule, k=k, patches=patches))
-    table = claims(dataclasses.replace(ONE, curves={"A": pd.concat(frames)}))
+    table = pd.concat(frames, ignore_index=True)
+    table.attrs = {"schema": 4, "runs": "[]"}
+    return table
+
+
+def test_the_sharper_test_of_mul_is_the_height_of_its_curve():
+    """Where it is recorded; else it is not tested."""
+    table = claims(dataclasses.replace(ONE, curves={"A": curve_records()}))
     (found,) = table.loc["mul_chooses_best", "photographs"].values()
     assert [one.side for one in found.measured] == [1, 1, -1]
     assert table.loc["mul_chooses_best", ["verdict", "level"]].tolist() == ["contradicted", "photographs"]

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 
@@ -9,8 +10,12 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from fgvc_lib import cli
 from fgvc_lib.cli import COMMANDS
+from fgvc_lib.datasets import open_splits
 from fgvc_lib.errors import DataError
+from fgvc_lib.experiments import report_variants
+from fgvc_lib.report import build
 from fgvc_lib.report.build import ReportError, build_report
+from fgvc_lib.training import fit
 
 
 def call(monkeypatch, *arguments):
@@ -115,6 +120,28 @@ def test_other_reports_leave_the_notebooks_alone(project, monkeypatch, name):
     report = project / "build" / "report"
     assert nbformat.read(report / "notebooks" / "01_one.ipynb", 4).cells[2].outputs[0].text == "2\n"
     assert (report / "figures" / "one.png").is_file() and not (project / "figures").exists()
+
+
+def test_the_report_says_how_much_there_is_to_train(tiny, birds):
+    base = tiny.replace(data=str(birds), fusion=None, stride=16, checkpoint_every=1)
+    train, test = open_splits(base)
+    said = build._to_train(base, train, test)
+    assert re.fullmatch(r"9 of the chapters' 9 models are to be trained: about \d+ minutes on this machine\.", said)
+    assert re.search(r"about [\d.]+ hours", build._to_train(base.replace(steps=10**6), train, test))
+    for variant in report_variants(base).values():
+        fit(variant.experiment, progress=False)
+    assert build._to_train(base, train, test) == "All 9 models of the chapters are trained."
+
+
+def test_the_report_shows_how_far_a_cell_has_come(project, monkeypatch, capfd):
+    monkeypatch.setenv("PROFILE", "smoke")
+    code = "from tqdm import tqdm\nimport sys\nfor _ in tqdm(range(2), 'a long one', file=sys.stdout, leave={}): pass"
+    cells = [new_code_cell(code.format(leave)) for leave in (True, False)]
+    nbformat.write(new_notebook(cells=cells), project / "notebooks" / "03_long.ipynb")
+    build_report()
+    assert "a long one: 100%" in capfd.readouterr().err
+    kept, gone = nbformat.read(project / "build" / "report" / "notebooks" / "03_long.ipynb", 4).cells
+    assert "100%" in kept.outputs[0].text and not gone.outputs
 
 
 def test_missing_data_is_said_before_a_notebook_runs(project, monkeypatch):

@@ -74,6 +74,15 @@ def test_files_folders_and_patterns(tmp_path):
         find_photos([tmp_path / "nothing*.jpg"])
 
 
+def test_pictures_have_the_names_of_their_photographs_and_are_written_over_none(tmp_path):
+    files = [picture(tmp_path / "in" / name) for name in ("a.jpg", "a.png", "A.webp", "a-2.jpg", "deep/a.png")]
+    places = module._places(find_photos([tmp_path / "in"]), tmp_path / "out")
+    assert len({str(place).casefold() for place in places.values()}) == 5
+    assert places[files[3]] == tmp_path / "out" / "a-2.jpg" and places[files[4]] == tmp_path / "out" / "deep" / "a.jpg"
+    with pytest.raises(ConfigError, match="would be written over photographs, as .*a.jpg: name another folder"):
+        module._places({files[0]: module.Path("a.jpg")}, tmp_path / "in")
+
+
 def test_photographs_in_folders_with_all_that_lies_there(tmp_path, capsys):
     for name in ("a.jpg", ".hidden/b.jpg", "@eaDir/c.jpg", "d.jpg/e.jpg", "out/f.jpg"):
         picture(tmp_path / name)
@@ -151,7 +160,7 @@ def test_the_command(tiny, tmp_path, monkeypatch, capsys):
     text = capsys.readouterr().out
     assert "1 of 1 photographs explained" in text and "greyscale" in text
     assert json.loads((tmp_path / "o" / "predictions.json").read_text())[0]["prediction"].startswith("Class")
-    assert (tmp_path / "o" / "predictions.csv").is_file() and (tmp_path / "o" / "bird.jpg.jpg").is_file()
+    assert (tmp_path / "o" / "predictions.csv").is_file() and (tmp_path / "o" / "bird.jpg").is_file()
     photo.write_bytes(b"junk")
     with pytest.raises(SystemExit, match="2"):
         cli.main()
@@ -181,8 +190,9 @@ def test_marks_and_maps_lie_where_the_patches_lie():
     third = SIZE // 3
     assert bright[5, -5] and bright[third - 5, 2 * third + 5] and not bright[third + 5].any() and not bright[5, third]
     np.testing.assert_array_equal(np.asarray(overlay(picture, weights, 16, 16, strength=0.0)), 0)
-    framed = np.asarray(marked(picture, np.array([2]), 3, 16, 16)).sum(-1) > 0
-    assert framed[1, -2] and not framed[:, :third].any() and not framed[third + 6 :].any()
+    framed = np.asarray(marked(picture, np.array([5]), 3, 16, 16)).sum(-1) > 0
+    assert framed[2 * third - 1, -2] and not framed[:, : 2 * third - 6].any() and not framed[2 * third + 6 :].any()
+    assert framed[third - 8, 2 * third + 9] and not framed[: third - 20].any()  # the number is above
 
 
 def test_the_parts_are_the_models_own(tiny):

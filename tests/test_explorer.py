@@ -59,6 +59,15 @@ def test_a_page_has_everything_and_says_it_in_words(trained):
     assert "head 4 row" in page and page.count("<section>") == 3
 
 
+def test_the_cnn_beside_the_vit_is_that_of_the_profile(base):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    base = base.replace(profile="photos")
+    for key in ("efficientnet_lite0", "vit"):
+        fit(report_variants(base)[key].experiment, progress=False)
+    page = Explorer(base).page(["vit"], 0)
+    assert "input gradient, ViT" in page and "input gradient, EfficientNet-Lite0" in page
+
+
 def test_all_rules_cost_one_forward_pass(trained, monkeypatch):
     state, calls, trunk, block = Explorer(trained), [], VisionTransformer.forward_trunk, Block.forward
     for key in KEYS[1:]:

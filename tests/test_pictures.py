@@ -59,6 +59,22 @@ def test_selected_patches_are_framed_in_the_colours_of_their_heads():
         assert found[int((y + 11.8) * scale), int((x + 6) * scale)] == pytest.approx(colour)  # the lower edge
 
 
+def test_patches_of_14_at_steps_of_10_lie_where_the_model_sees_them():
+    """As in profile `photos`: 126 pixels, 12 x 12 patches, the last of which end 2 pixels before the edge."""
+    picture, scale = np.full((126, 126, 3), 0.5), pictures.SIZE / 126
+    weights = np.zeros((12, 12))
+    weights[3, 11] = 1.0  # x 110 to 124, y 30 to 44; its cell is the middle 10 x 10
+    found = pixels(pictures.overlay(picture, weights, patch_size=14, stride=10, strength=1.0)).sum(-1)
+    rows, columns = np.nonzero(found > 2.5)
+    assert (rows.min() / scale, (rows.max() + 1) / scale) == pytest.approx((32, 42), abs=0.5)
+    assert (columns.min() / scale, (columns.max() + 1) / scale) == pytest.approx((112, 122), abs=0.5)
+    found = pixels(pictures.marked(picture, np.array([3 * 12 + 11]), columns=12, patch_size=14, stride=10))
+    changed = np.abs(found - 0.5).max(-1) > 0.05
+    frame = np.nonzero(changed[int(37 * scale)])[0] / scale  # a row through the middle of the patch
+    assert (frame.min(), frame.max()) == pytest.approx((110, 124), abs=0.6)
+    assert not changed[int(35 * scale) : int(40 * scale), int(113 * scale) : int(121 * scale)].any()  # the number is outside
+
+
 def test_heads_that_chose_the_same_patch_are_all_seen():
     one, two = (pixels(pictures.marked(PICTURE, np.array(parts), 3, 12, 10)) for parts in ([4], [4, 4]))
     assert not np.array_equal(one, two)

@@ -1,3 +1,4 @@
+import io
 import subprocess
 import sys
 
@@ -5,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from PIL import Image
 
 from fgvc_lib.experiments.variants import known_variants
 from fgvc_lib.part_selection import FUSIONS
@@ -101,6 +103,25 @@ def test_photographs_become_pictures():
     assert [len(axis.images) for axis in figures[0].axes] == [1] * 6
     box = figures[2].axes[0].patches[0]
     assert (box.get_x(), box.get_width()) == (pytest.approx(2 * 10 - 0.5), pytest.approx(8 * 10))
+
+
+def test_photographs_keep_their_colours(tmp_path, monkeypatch):
+    monkeypatch.setenv("FIGURES", str(tmp_path))
+    figure, colours = plots.image_grid([RNG.random((64, 64, 3))] * 2, ["a"] * 2), {}
+    for data in ("", "photographs"):
+        monkeypatch.setenv("DATA", data)
+        image = Image.open(io.BytesIO(plots.show(figure, "picture", "two pictures").data)).convert("RGB")
+        colours[data] = len(image.getcolors(image.width * image.height))
+    assert colours[""] <= 256 < colours["photographs"]
+
+
+def test_a_grid_has_a_frame_a_patch_and_says_how_many():
+    figure = plots.patch_grids(RNG.random((126, 126, 3)), 14, (14, 10))
+    for axis, (stride, side) in zip(figure.axes, ((14, 9), (10, 12)), strict=True):
+        assert axis.get_title() == f"patch 14, stride {stride}: {side} × {side} = {side * side} patches"
+        frames = axis.patches[: side * side]
+        assert {frame.get_width() for frame in frames} == {14} and len(axis.patches) == side * side + 2
+        assert frames[-1].get_x() == frames[-1].get_y() == (side - 1) * stride - 0.5
 
 
 def test_figures_from_a_run_are_written_whole(tiny, tmp_path, monkeypatch):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from fgvc_lib.cnn import resnet18
+from fgvc_lib.cnn import efficientnet_lite0, resnet18
 from fgvc_lib.config import Experiment
 from fgvc_lib.datasets import normalisation
 from fgvc_lib.errors import ConfigError
@@ -57,13 +57,14 @@ def test_fgsm_moves_every_value_up_the_loss_and_stays_a_picture():
     mean, std = (torch.tensor(values)[:, None, None] for values in scale)
     pixels = torch.rand(2, 3, 32, 32)
     images = (pixels - mean) / std
-    moved = fgsm(model, images, labels, 2, scale) * std + mean
+    still, moved, *_ = fgsm(model, images, labels, (0, 2, 4), scale)
+    assert torch.equal(still, images.clamp(-mean / std, (1 - mean) / std))
+    moved = moved * std + mean
     assert moved.min() >= -1e-6 and moved.max() <= 1 + 1e-6
     inside = (pixels > 2 / 255) & (pixels < 1 - 2 / 255) & (moved != pixels)
     assert torch.allclose((moved - pixels).abs()[inside], torch.tensor(2 / 255), atol=1e-6) and inside.float().mean() > 0.9
     loss = nn.CrossEntropyLoss()
     assert loss(model((moved - mean) / std), labels) > loss(model(images), labels)
-    assert torch.equal(fgsm(model, images, labels, 0, scale), images.clamp(-mean / std, (1 - mean) / std))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -77,6 +78,25 @@ def test_each_method_explains_the_logit_of_the_label(method):
     assert not torch.allclose(maps, attribute(model, images, labels.flip(0), method, samples=4))
     assert model.training and all(p.requires_grad and p.grad is None for p in model.parameters())
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("model", ["resnet18", "efficientnet_lite0"])
+def test_grad_cam_weighs_the_maps_that_are_averaged(model):
+    """For such a model the weights of Grad-CAM are those of its classifier, as CAM's (Zhou et al. 2016)."""
+    if model == "resnet18":
+        net = resnet18(3).eval()
+        features, weights = nn.Sequential(*[*net.children()][:-2]), net.fc.weight
+    else:
+        pytest.importorskip("efficientnet_lite_pytorch")
+        net = efficientnet_lite0(3, 70, pretrained=False).eval()
+        features, weights = net.extract_features, net._fc.weight
+    images, labels = torch.randn(2, 3, 70, 70), torch.tensor([0, 2])
+    found = features(images)
+    assert found.shape[-1] == 3
+    cells = torch.einsum("bchw,bc->bhw", found, weights[labels]).relu() / found[0, 0].numel()
+    expected = nn.functional.interpolate(cells[:, None], (70, 70), mode="bilinear")[:, 0]
+    maps = attribute(net, images, labels, "Grad-CAM")
+    assert expected.max() > 0 and torch.allclose(maps, expected, rtol=1e-3, atol=1e-6)
 
 
 def test_integrated_gradients_of_a_linear_model_are_exact():

@@ -111,6 +111,15 @@ def test_the_cnn_starts_from_the_weights_that_go_with_the_vit():
     assert report_variants(PROFILES["smoke"])["resnet18"].experiment.weights == ""
 
 
+def test_the_chapters_on_photographs_train_what_the_ablation_runs_with_its_first_seed():
+    base = PROFILES["photos"]
+    chapters, grid = report_variants(base), photos_variants(base)
+    assert list(chapters) == ["efficientnet_lite0", *[*REPORT][1:]] == list(grid)[:9]
+    assert chapters["efficientnet_lite0"].experiment.weights == "imagenet" and "resnet18" in grid
+    seeds = {grid[key].experiment.replace(seed=0).hash() for key in chapters}
+    assert seeds == {one.experiment.hash() for one in chapters.values()}
+
+
 def test_the_grid_of_photographs_has_settings_for_cnns_and_for_vits():
     grid = photos_variants(PROFILES["photos"])
     assert len({one.experiment.hash() for one in grid.values()}) == len(grid) == 22

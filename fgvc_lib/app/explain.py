@@ -83,7 +83,9 @@ def explain_photographs(photos: dict[Path, Path], run: Run, out: Path) -> pd.Dat
     photos: from `find_photos`. Returns one row per photograph: photo, prediction, confidence (0..1), parts (patch indices;
     none where the model selects none), picture (its path), remarks, and problem, which says why one has no prediction; the
     rest goes on. The file keeps what was done if the call is interrupted.
+    Raises ConfigError where a picture would be written over one of the photographs.
     """
+    places = _places(photos, out)
     experiment, device = run.experiment, "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(run).to(device)
     names = [class_title(name) for name in run.environment["class_names"]]
@@ -92,7 +94,7 @@ def explain_photographs(photos: dict[Path, Path], run: Run, out: Path) -> pd.Dat
         with ThreadPoolExecutor(4) as pool, tqdm(total=len(files), desc="explain", unit="photo") as bar:
             for first in range(0, len(files), size):
                 batch = files[first : first + size]
-                read = list(pool.map(lambda file: _read(file, out / f"{photos[file]}.jpg", experiment), batch))
+                read = list(pool.map(lambda file: _read(file, places[file], experiment), batch))
                 good = [(row, image) for row, image in read if image is not None]
                 if good:
                     readable, images = zip(*good, strict=True)
@@ -107,6 +109,21 @@ def explain_photographs(photos: dict[Path, Path], run: Run, out: Path) -> pd.Dat
         table = pd.DataFrame(texts)
         write_whole(out / "predictions.csv", table.to_csv(index=False))
     return table
+
+
+def _places(photos, out):
+    """The path of each photograph's picture, with a number where photographs differ in their endings alone."""
+    places, taken = {}, set()
+    for file, path in photos.items():
+        place, number = path.with_name(f"{path.stem}.jpg"), 1
+        while str(place).casefold() in taken:
+            number += 1
+            place = path.with_name(f"{path.stem}-{number}.jpg")
+        taken.add(str(place).casefold())
+        places[file] = out / place
+    if lost := {os.path.realpath(file) for file in photos} & {os.path.realpath(place) for place in places.values()}:
+        raise ConfigError(f"the pictures in {out} would be written over photographs, as {min(lost)}: name another folder")
+    return places
 
 
 def _read(file, picture, experiment):

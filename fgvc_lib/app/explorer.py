@@ -26,7 +26,6 @@ from .insight import Insight, attention_map, look_into
 if TYPE_CHECKING:
     import ipywidgets
 
-CNN = "resnet18"  # its gradient stands beside every model's
 UPLOAD_LIMIT = 30_000_000  # bytes; a larger file still has to arrive for its sender to be told, see MESSAGE in the Makefile
 STYLE = Path(__file__).with_name("explorer.css").read_text()
 
@@ -56,6 +55,7 @@ class Explorer:
                 self.variants[key], self.runs[key] = variant, run
         if not self.runs:
             raise DataError("no run is finished yet: `make report` trains them")
+        self.cnns = [key for key, variant in self.variants.items() if variant.family == "cnn"]
         self.base, self.names, self.uploads = base, [class_title(name) for name in self.test.classes], {}
         self.model = lru_cache(None)(lambda key: load_model(self.runs[key]))
         self.insight, self.example = lru_cache(256)(self._insight), lru_cache(None)(self._example)
@@ -132,7 +132,7 @@ class Explorer:
 
     def _gradients(self, key, photo):
         """(picture, caption, text alternative) of the model's input gradient, and of the CNN's beside it."""
-        for one in dict.fromkeys([key, *({CNN} & self.runs.keys())]):
+        for one in dict.fromkeys([key, *self.cnns]):
             values, title = self.insight(one, photo).gradient, self.variants[one].title
             y, x = (place / side for place, side in zip(_peak(values), values.shape, strict=True))
             alt = f"Input gradient of {title}: strongest {x:.0%} from the left, {y:.0%} from the top"

@@ -53,21 +53,22 @@ def heat(values: np.ndarray) -> Image.Image:
 def marked(
     picture: np.ndarray, parts: np.ndarray, columns: int, patch_size: int, stride: int, top_k: int = 1
 ) -> Image.Image:
-    """A picture with the selected patches (K * top_k), framed in the colour and with the number of their head."""
+    """A picture with the selected patches (K * top_k), framed in the colour of their head, whose number stands beside it."""
     image = photograph(picture)
-    pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=22)
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=20)
     boxes = (patch_boxes(parts, columns, patch_size, stride) * SIZE / picture.shape[0]).tolist()
     numbers = []
     for place, (x, y, edge, _) in enumerate(boxes):
         head = place // top_k
         before = boxes[:place].count(boxes[place])  # heads that chose the same patch write side by side
-        inset, colour = max(0, min(5 * before, edge / 2 - 5)), COLOURS[head % len(COLOURS)]
-        pen.rectangle((x + inset, y + inset, x + edge - inset, y + edge - inset), outline=colour, width=5)
-        numbers.append(((x + 3 + 18 * before, y), str(head + 1), colour))
+        inset, colour = max(0, min(4 * before, edge / 2 - 4)), COLOURS[head % len(COLOURS)]
+        pen.rectangle((x + inset, y + inset, x + edge - inset, y + edge - inset), outline=colour, width=4)
+        # what is in the patch stays to be seen: above it, or below at the upper edge of the picture
+        numbers.append(((x + 9 + 18 * before, y + 2 if y >= 20 else y + edge + 17), str(head + 1), colour))
     for at, number, colour in numbers:  # on top of all frames
-        left, top, right, bottom = pen.textbbox(at, number, font=font)
+        left, top, right, bottom = pen.textbbox(at, number, font=font, anchor="ms")
         pen.rectangle((left - 3, top - 3, right + 2, bottom + 3), fill=colour)
-        pen.text(at, number, fill="white", font=font)
+        pen.text(at, number, fill="white", font=font, anchor="ms")
     return image
 
 

@@ -93,6 +93,18 @@ def measure(setting: BenchSetting) -> pd.DataFrame:
     return pd.concat([_measure_size(setting, size) for size in setting.sizes], ignore_index=True)
 
 
+def image_seconds(experiment: Experiment) -> tuple[float, float]:
+    """Seconds an image to train and to test an experiment's ViT on this machine, from one try each."""
+    size, found = experiment.image_size, []
+    batch = experiment.batch_size if torch.cuda.is_available() else min(4, experiment.batch_size)  # enough for a CPU
+    for precision in (experiment.precision, "no"):  # tests are always float32
+        setting = BenchSetting(experiment.model, (size,), experiment.stride, batch, precision=precision)
+        work = _Work(resolve(setting), size)
+        work.seconds("plain")  # what is done once is not timed
+        found.append(work.seconds("plain"))
+    return found[0][0] / batch, found[1][1] / batch
+
+
 def _measure_size(setting, size):
     memory = {row: _memory(setting, size, row) for row in tqdm(ROWS, f"memory at {size} pixels", unit="row")}
     work = _Work(setting, size)

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import hypergeom
+from tqdm import tqdm
 
 from ..datasets import ImageSet, eval_loader, open_splits, workers_watched
 from ..datasets.geometry import box_mask, box_views, discriminative_points, part_points, patch_boxes
@@ -123,7 +124,7 @@ def localise(run: Run, method: str | None = None) -> pd.DataFrame:
     frames, first = [], 0
     with torch.random.fork_rng():
         torch.manual_seed(experiment.seed)  # as `fit` does before it tests
-        for images, labels in eval_loader(test, experiment):
+        for images, labels in tqdm(eval_loader(test, experiment), "where it looks", leave=False, delay=2, unit="batch"):
             batch = slice(first, first := first + len(images))
             maps = attribute(model, images, labels, method) if method else input_gradient(model, images, labels)
             found = map_hits(maps.numpy(), boxes[batch], points[batch], known[batch]).add_prefix("map_")

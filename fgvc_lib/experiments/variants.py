@@ -58,10 +58,8 @@ class Variant:
 
 
 def report_variants(base: Experiment) -> dict[str, Variant]:
-    """The nine variants that the notebooks train, by key, all under the settings of `base`."""
-    settings = CNN_SETTINGS.get(base.profile, {})
-    resnet = base.replace(model="resnet18", weights=CNN_WEIGHTS.get(base.weights, ""), **settings)
-    cnn = Variant("resnet18", "ResNet-18", "cnn", resnet)
+    """The nine variants that the notebooks train, by key, the CNN first, all under the settings of `base`."""
+    cnn, _ = _cnns(base)
     vit = Variant("vit", "ViT", "vit", base)
     overlap = vit.changed("overlap", stride=PRESETS[base.model].patch_size * 3 // 4)  # TransFG's 12 for 16, and 10 for 14
     add, matmul, lastlayer, mul = (_select(overlap, rule) for rule in ("add", "matmul", "lastlayer", "mul"))
@@ -75,9 +73,8 @@ def ablation_variants(base: Experiment) -> dict[str, Variant]:
     """The whole grid by key: the report's own variants, and what it leaves open, each one change away from another."""
     found = report_variants(base)
     overlap, mul = found[REFERENCE], found["psm_mul"]
-    lite = found["resnet18"].experiment.replace(model="efficientnet_lite0", weights="imagenet")
     more = [
-        Variant("efficientnet_lite0", "EfficientNet-Lite0", "cnn", lite),
+        *_cnns(base),
         *(_select(overlap, rule) for rule in ("rollout", "lowrank", "maws")),
         replace(_select(overlap, "random"), family="control"),
         mul.changed("last_layer_fresh", mul.key, init_last_block=True),
@@ -126,6 +123,15 @@ def title_of(key: str) -> str:
     """The variant's title; a key that no grid has is shown as it is."""
     known = known_variants()
     return known[key].title if key in known else key
+
+
+def _cnns(base):
+    """The two CNNs, first the one that is to be held against the ViT: in profile `photos` that has seen photographs, too."""
+    shared = base.replace(**CNN_SETTINGS.get(base.profile, {}))
+    resnet = shared.replace(model="resnet18", weights=CNN_WEIGHTS.get(base.weights, ""))
+    lite = shared.replace(model="efficientnet_lite0", weights="imagenet")
+    pair = Variant("resnet18", "ResNet-18", "cnn", resnet), Variant("efficientnet_lite0", "EfficientNet-Lite0", "cnn", lite)
+    return pair[::-1] if base.profile == "photos" else pair
 
 
 def _select(vit, rule):

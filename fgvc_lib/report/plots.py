@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from ..app.pictures import COLOURS, SIZE, heat, marked, overlay, photograph
-from ..config import figures_folder
+from ..config import active_experiment, figures_folder
 from ..datasets.geometry import patch_boxes
 from ..experiments.variants import known_variants, title_of
 from ..files import whole_file, write_whole
@@ -45,19 +45,22 @@ def show(figure: Figure, name: str, alt: str) -> "IPython.display.Image":
     with `alt` as its text alternative."""
     from IPython.display import Image as Shown  # only notebooks need it
 
-    data, folder = png(figure), figures_folder()
+    pictures = any(axis.images for axis in figure.axes)
+    data, folder = png(figure, bool(pictures and active_experiment().data)), figures_folder()
     write_whole(folder / f"{name}.png", data)
-    if not any(axis.images for axis in figure.axes):  # photographs do not grow sharper
+    if not pictures:  # they do not grow sharper
         with matplotlib.rc_context({"svg.hashsalt": name}), whole_file(folder / f"{name}.svg") as file:  # always the same
             figure.savefig(file, format="svg", metadata={"Date": None, "Title": alt})
     return Shown(data, alt=alt)
 
 
-def png(figure: Figure) -> bytes:
-    """A figure as the bytes of a PNG file with a palette of 256 colours, a third of the size without one."""
+def png(figure: Figure, photographs: bool = False) -> bytes:
+    """A figure as the bytes of a PNG file, with a palette of 256 colours, a third of the size, unless it shows photographs,
+    whose colours tell species apart."""
     buffer, small = io.BytesIO(), io.BytesIO()
     figure.savefig(buffer, dpi=90)
-    Image.open(buffer).convert("RGB").quantize().save(small, "png", optimize=True)
+    image = Image.open(buffer).convert("RGB")
+    (image if photographs else image.quantize()).save(small, "png", optimize=True)
     return small.getvalue()
 
 
