@@ -39,8 +39,8 @@ def load_checkpoint(folder: Path) -> dict | None:
         if content is None and path.exists():
             try:
                 content = _read(path, folder.name)
-            except MemoryError:
-                raise
+            except MemoryError as error:  # which does not say that the file is damaged
+                raise StorageError(f"{path} does not fit into memory: free some") from error
             except PermissionError as error:
                 raise StorageError(f"cannot read {path} ({error.strerror}): make it readable") from error
             except Exception as error:  # of every kind: the file may hold anything
@@ -65,6 +65,8 @@ def _read(path, run):
     content = torch.load(path, map_location="cpu", weights_only=True)
     if content.get("run") != run:
         raise ValueError("it is another run's")
+    if not isinstance(content["state"]["step"], int):
+        raise ValueError("it names no step")
     return content
 
 

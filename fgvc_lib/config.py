@@ -85,9 +85,9 @@ class Experiment:
             kind, *optional = get_args(kind) if get_origin(kind) is UnionType else [kind]
             if optional and getattr(self, name) is None:
                 continue
-            if kind is float and type(getattr(self, name)) is int:
-                object.__setattr__(self, name, float(getattr(self, name)))  # 1 and 1.0 name the same run
             _check(name, getattr(self, name), kind)
+            if kind is float:
+                object.__setattr__(self, name, float(getattr(self, name)))  # 1 and 1.0 name the same run
         if self.resize_size < self.image_size:
             raise ConfigError(f"resize_size {self.resize_size} is smaller than image_size {self.image_size}: no crop fits")
         if self.warmup_steps > self.steps and not self.epochs:
@@ -142,10 +142,11 @@ class Experiment:
 def _check(name, value, kind):
     """Raise ConfigError where an option is not of the type or in the range that it must have."""
     if get_origin(kind) is Literal:
-        if value not in get_args(kind):
+        if not isinstance(value, str) or value not in get_args(kind):
             raise ConfigError(f"unknown {name} {value!r}: choose one of {', '.join(get_args(kind))}")
         return
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+    allowed = (int, float) if kind is float else kind
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(f"{name} is {value!r}: it must be {WORDS[kind]}")
     if name in RANGES:
         low, high = RANGES[name]
@@ -213,9 +214,16 @@ def project_path(path: str | os.PathLike) -> Path:
 
 
 def given_path(path: str | os.PathLike) -> Path:
-    """A file or folder that a user names: from the working folder if it is there, else see `project_path`."""
-    here = Path.cwd() / os.path.expanduser(path)
-    return here if here.exists() else project_path(path)
+    """A file or folder that a user names: from the working folder if it is there, else see `project_path`.
+
+    Raises ConfigError for what cannot be a path, such as too long a name.
+    """
+    try:
+        here = Path.cwd() / os.path.expanduser(path)
+        return here if here.exists() else project_path(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{str(path)[:80]!r} cannot be looked for ({reason}): name a file or a folder") from error
 
 
 def runs_folder() -> Path:

@@ -23,13 +23,20 @@ def _with(keys, content):
     return content
 
 
+def _environment(content):
+    found = _with(["data", "weights", "classes", "seconds"], dict(json.loads(content)))
+    if not isinstance(found["classes"], int) or not 1 <= found["classes"] <= 10**6:
+        raise ValueError(f"it says {str(found['classes'])[:20]!r} for the number of classes")
+    return found
+
+
 # The files of a run, and how each is read. environment.json is written last: a folder that has it is a finished run.
 FILES = {
     "experiment.json": lambda content: Experiment().replace(**json.loads(content)),
     "metrics.jsonl": lambda content: _with(["step", "loss"], pd.read_json(io.BytesIO(content), lines=True)),
     "predictions.parquet": lambda content: _with(["id", "label", "prediction"], pd.read_parquet(io.BytesIO(content))),
     "model.safetensors": safetensors.torch.load,
-    "environment.json": lambda content: _with(["data", "weights", "classes", "seconds"], json.loads(content)),
+    "environment.json": _environment,
 }
 
 
@@ -112,8 +119,8 @@ class Run:
             if wanted and hashlib.sha256(content).hexdigest() != wanted:
                 raise ValueError("its SHA-256 is not that of what was written")
             return FILES[name](content)
-        except MemoryError:
-            raise
+        except MemoryError as error:  # which does not say that the file is damaged
+            raise StorageError(f"{path} does not fit into memory: free some") from error
         except Exception as error:  # of every kind: the file may hold anything
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"{path} cannot be used ({reason}): train the run again, which sets it aside") from error

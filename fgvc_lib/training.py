@@ -27,11 +27,11 @@ from tqdm import tqdm
 
 from . import __version__
 from .backbones import source_of, weights_checksum, weights_file
-from .checkpoints import delete_checkpoints, load_checkpoint, save_checkpoint, terminating
+from .checkpoints import NAMES, delete_checkpoints, load_checkpoint, save_checkpoint, terminating
 from .cnn import CNNS, classifier_parameters, efficientnet_lite0, resnet18, timm_model
 from .config import Experiment
 from .datasets import eval_loader, found, open_splits, train_loader, workers_watched
-from .errors import ConfigError, StorageError, TrainingError, nearest
+from .errors import ConfigError, DataError, StorageError, TrainingError, nearest
 from .files import set_aside, write_whole
 from .runs import Run, find_run
 from .vit import PRESETS, VisionTransformer
@@ -72,10 +72,17 @@ def build_model(experiment: Experiment, num_classes: int) -> nn.Module:
 
 
 def load_model(run: Run) -> nn.Module:
-    """The trained model of a finished run, in evaluation mode, on the CPU."""
-    classes = run.environment["classes"]
-    model = build_model(run.experiment.replace(weights=""), classes)
-    model.load_state_dict(run.state_dict())
+    """The trained model of a finished run, in evaluation mode, on the CPU.
+
+    Raises DataError for a run whose files cannot be used, or whose weights are another model's.
+    """
+    state, described = run.state_dict(), (run.experiment.replace(weights=""), run.environment["classes"])
+    with torch.device("meta"):  # whatever the sizes, it takes no memory
+        wanted = build_model(*described).state_dict()
+    if {name: tensor.shape for name, tensor in state.items()} != {name: tensor.shape for name, tensor in wanted.items()}:
+        raise DataError(f"{run.folder} holds the weights of another model than its experiment's: train it again")
+    model = build_model(*described)
+    model.load_state_dict(state)
     return model.eval()
 
 
@@ -193,10 +200,13 @@ def _train(experiment, model, train, test, folder, progress, terminated):
     # recent: (loss, correct) of each step since the last log line, on the device, since reading them waits for it
     state = {"step": 0, "seconds": 0.0, "step_seconds": [], "history": [], "recent": []}
     if saved := load_checkpoint(folder):
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        state = saved["state"]
-        state["recent"] = [tuple(value.to(accelerator.device) for value in pair) for pair in state["recent"]]
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(saved[name])
+            state |= saved["state"]
+            state["recent"] = [tuple(value.to(accelerator.device) for value in pair) for pair in state["recent"]]
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise TrainingError(f"{folder} holds a checkpoint of another training: remove {' and '.join(NAMES)}") from error
     loader = train_loader(train, experiment, _Draws(len(train), experiment, state["step"]))
     prepared, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 
@@ -293,7 +303,15 @@ def _step(model, images, labels, experiment):
     """One forward pass -> the loss and the share of the batch that was right, both on the device."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=experiment.precision == "bf16"):
         tokens = model.forward_features(images) if experiment.contrastive else None
-        logits = model(images) if tokens is None else model.forward_head(tokens)
+        try:
+            logits = model(images) if tokens is None else model.forward_head(tokens)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ConfigError(  # torch's batch normalisation has nothing to take a deviation of
+                f"batch_size {len(images)} is too small for {experiment.title} at {experiment.image_size} pixels: its batch "
+                "normalisation needs two images or a larger image"
+            ) from error
     loss = F.cross_entropy(logits.float(), labels, label_smoothing=experiment.label_smoothing)
     if tokens is not None:
         loss = loss + contrastive_loss(tokens[:, 0], labels)

@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -119,9 +120,10 @@ def _read(path, *types, keys=1):
         if not line.strip():
             continue
         try:
-            rows.append(
-                tuple(kind(word) for kind, word in zip(types, line.strip().split(None, len(types) - 1), strict=True))
-            )
+            words = line.strip().split(None, len(types) - 1)
+            rows.append(tuple(kind(word) for kind, word in zip(types, words, strict=True)))
+            if any(not isinstance(value, str) and abs(value) >= 2**63 for value in rows[-1]):  # nan is not known
+                raise ValueError
         except ValueError:
             shape = " ".join(kind.__name__ for kind in types)
             raise DataError(f"{path}, line {number}: {line.strip()[:80]!r} does not read as '{shape}'") from None
@@ -148,11 +150,12 @@ def _text(path):
 def _file(folder, name):
     """The image that an index file calls `name`: also with images/ in front, backslashes, or letters composed otherwise."""
     path = folder / name
-    if not path.is_file():
+    if not os.path.isfile(path):
         path = folder
         for part in name.replace("\\", "/").removeprefix("images/").split("/"):
-            path = next((other for other in path.glob("*") if composed(other.name) == composed(part)), path / part)
-    return path if path.is_file() else folder / name
+            inside = path.glob("*") if os.path.isdir(path) else ()
+            path = next((other for other in inside if composed(other.name) == composed(part)), path / part)
+    return path if os.path.isfile(path) else folder / name
 
 
 def _check_complete(path, known, wanted):

@@ -1,11 +1,9 @@
 """Fetches data sets and pre-trained weights into data/."""
 
-import gzip
 import hashlib
 import shutil
 import tarfile
 import tempfile
-import zlib
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -110,9 +108,6 @@ def fetch(source: Source, data: Path | None = None) -> Path:
         reason = "no connection" if isinstance(error, requests.ConnectionError) else error
         advice = f"download it on another machine and put the file at {target}"
         raise DataError(f"cannot fetch {source.url} ({reason}): {advice}") from error
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        reason = str(error).partition(":\n")[0]  # what follows is of every kind of archive that it is not
-        raise DataError(f"{target} cannot be unpacked ({reason}): delete it and fetch it again") from error
     except OSError as error:
         reason = error.strerror or error
         raise StorageError(f"cannot write below {data} ({reason}): free some space or make it writable") from error
@@ -169,8 +164,16 @@ def _unpack(archive, folder):
             if member.isreg() or member.isdir():  # a data set needs no links, which may lead out of the folder
                 yield member
 
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary, tarfile.open(archive) as tar:
-        tar.extractall(temporary, tqdm(contents(tar), desc=f"Unpacking {archive.name}", unit=" files"), filter="data")
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        try:
+            with tarfile.open(archive) as tar:
+                bar = tqdm(contents(tar), desc=f"Unpacking {archive.name}", unit=" files")
+                tar.extractall(temporary, bar, filter="data")
+        except Exception as error:  # of every kind: the file may hold anything
+            if getattr(error, "errno", None):  # the system's, not a decompressor's
+                raise
+            reason = str(error).partition(":\n")[0]  # what follows is of every kind of archive that it is not
+            raise DataError(f"{archive} cannot be unpacked ({reason}): delete it and fetch it again") from error
         if not (Path(temporary) / folder.name).is_dir():
             raise DataError(f"{archive} does not hold a folder {folder.name}: delete it and fetch it again")
         shutil.move(Path(temporary) / folder.name, folder)

@@ -48,7 +48,7 @@ def remembered(what: str, root: Path, paths: Sequence[Path], look: Callable[[Pat
     keys = [f"{state} {str(path).removeprefix(str(root))}" for state, path in zip(file_states(paths), paths, strict=True)]
     try:
         known = dict(json.loads(memory.read_text()))
-    except (OSError, ValueError, TypeError):  # there is none yet, or it is damaged
+    except (OSError, ValueError, TypeError, RecursionError):  # there is none yet, or it is damaged
         known = {}
     if unseen := {key: path for key, path in zip(keys, paths, strict=True) if key not in known}:
         time.sleep(TICK)  # what is changed from now on has another time

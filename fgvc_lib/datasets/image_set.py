@@ -1,5 +1,6 @@
 """Images with labels and, where they are known, boxes and parts."""
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ..errors import ConfigError, DataError
 from .fingerprint import Entry, checksum, content_fingerprint, remembered
-from .photographs import FORMATS, read_photograph
+from .photographs import FORMATS, photograph_size, read_photograph
 
 SPLITS = ("train", "test")
 READER = checksum([PIL.__version__, FORMATS])[:8]  # what one version of Pillow cannot read another may
@@ -59,8 +60,11 @@ class ImageSet(Dataset):
         return photograph if self.crops is None else photograph.crop(self._frame(index, photograph.size))
 
     def sizes(self) -> np.ndarray:
-        """(n, 2) width and height of the photographs in pixels, from the files' headers; of what the crops leave of them."""
-        sizes = [Image.open(path).size for path in self.paths]
+        """(n, 2) width and height of the photographs in pixels, from the files' headers; of what the crops leave of them.
+
+        Raises DataError for a file that is no photograph.
+        """
+        sizes = [photograph_size(path) for path in self.paths]
         if self.crops is not None:
             frames = [self._frame(index, size) for index, size in enumerate(sizes)]
             sizes = [(right - left, bottom - top) for left, top, right, bottom in frames]
@@ -113,7 +117,8 @@ class FolderSplit(ImageSet):
     ):
         if split not in SPLITS:
             raise ConfigError(f"unknown split {split!r}: choose train or test")
-        if lost := [entry for entry in entries if not entry.path.is_file()]:
+        # Whatever it is called: Path.is_file raises of some names.
+        if lost := [entry for entry in entries if not os.path.isfile(entry.path)]:
             which = f"image {lost[0].id} has no file {lost[0].path}" + f", nor have {len(lost) - 1:,} more" * (len(lost) > 1)
             raise DataError(f"{root}: {which}: restore it or take it out of the set")
         known = {}
@@ -137,7 +142,7 @@ class FolderSplit(ImageSet):
         found = {index: flaw[path] for index, path in enumerate(self.paths) if flaw[path]}
         for index in sorted({*range(len(self))} - {*found}) if self.crops is not None else ():
             try:
-                self._frame(index, Image.open(self.paths[index]).size)
+                self._frame(index, photograph_size(self.paths[index]))
             except DataError as error:
                 found[index] = str(error)
         return found

@@ -30,14 +30,20 @@ class Listing(NamedTuple):
 def list_folder(folder: Path) -> Listing:
     """All that lies below a folder, at any depth. Links are followed, but no folder is read twice.
 
-    Raises DataError, naming it, for a folder that cannot be read.
+    Raises DataError, naming it, for a folder that cannot be read, and for folders nested too deep.
     """
 
     def refuse(error):
         raise DataError(f"cannot read the folder {error.filename} ({error.strerror}): make it readable") from error
 
+    def walk():
+        try:
+            yield from os.walk(folder, onerror=refuse, followlinks=True)
+        except RecursionError:  # before Python 3.12
+            raise DataError(f"the folders in {folder} lie too deep in each other: lay it out flatter") from None
+
     found, places = Listing([], [], [], [], []), {}
-    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+    for place, folders, files in walk():
         place = Path(place)
         first = places.setdefault(os.path.realpath(place), place)
         if first is not place:

@@ -1,7 +1,7 @@
 """One way to read a photograph, for training, tests and uploads alike."""
 
 import re
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -46,19 +46,34 @@ def read_photograph(source: Path | BinaryIO, name: str = "", upright: bool = Tru
     their minimum and maximum.
     Raises DataError, with the reason, for what is no image that can be read or has more than MOST_PIXELS.
     """
-    name, remarks = name or str(source), []
+    remarks = []
+    with _opened(source, name or str(source)) as image:
+        image.load()
+        photograph = _as_rgb(image, upright, remarks)
+        with suppress(Exception):  # a later frame may be damaged
+            if image.n_frames > 1:
+                remarks.append(f"{image.n_frames} frames: the first is used")
+        return photograph, remarks
+
+
+def photograph_size(path: Path) -> tuple[int, int]:
+    """(width, height) of a photograph in its file's own pixels, from its header. Raises DataError as `read_photograph`."""
+    with _opened(path, str(path)) as image:
+        return image.size
+
+
+@contextmanager
+def _opened(source, name):
+    """An image whose header is read. Raises DataError for all that goes wrong with it."""
     try:
         if isinstance(source, Path) and source.exists() and not source.is_file():
             raise OSError("it is no file")  # and a pipe would be waited for
-        with Image.open(source, formats=FORMATS) as image:
+        # A file that is open: of a path Pillow maps some TIFF files into memory, and forgets to turn those.
+        opened = source.open("rb") if isinstance(source, Path) else nullcontext(source)
+        with opened as file, Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-            image.load()
-            photograph = _as_rgb(image, upright, remarks)
-            with suppress(Exception):  # a later frame may be damaged
-                if image.n_frames > 1:
-                    remarks.append(f"{image.n_frames} frames: the first is used")
-            return photograph, remarks
+            yield image
     except Image.DecompressionBombError as error:
         size = re.search(r"\d[\dx ]* pixels", str(error))
         most = f"{MOST_PIXELS // 1_000_000} million"

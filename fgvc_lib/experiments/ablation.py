@@ -9,6 +9,7 @@ from tempfile import mkdtemp
 
 import pandas as pd
 import torch
+from pandas.api.types import is_bool_dtype, is_integer_dtype
 from tqdm import tqdm, trange
 
 from ..config import PROFILES, Experiment, given_path, project_path, runs_folder
@@ -153,7 +154,7 @@ def write_records(records: pd.DataFrame, path: Path) -> None:
 
 
 def read_records(path: Path, command: str = "ablate") -> pd.DataFrame:
-    """What `write_records` kept. Raises DataError for a file that is missing, damaged or of another schema.
+    """What `write_records` kept. Raises DataError for a file that is missing, damaged, of another schema or no records.
 
     command: the one that makes such a file, for the error's advice.
     """
@@ -162,12 +163,30 @@ def read_records(path: Path, command: str = "ablate") -> pd.DataFrame:
         raise DataError(f"there are no records at {path}: {again}, for this PROFILE and DATA")
     try:
         records = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
+        schema = records.attrs.get("schema", "none")
+        if schema == SCHEMA:
+            _check(records)
+    except Exception as error:  # of every kind: the file may hold anything
         raise DataError(f"{path} cannot be read as records ({error}): {again}") from error
-    schema = records.attrs.get("schema", "none")
     if schema != SCHEMA:
         raise DataError(f"{path} has schema {schema}, this version reads {SCHEMA}: {again} again")
     return records
+
+
+def _check(records):
+    """Raise an error where they are not what `collect` or `curve.curves` makes: types, values, rows, and the rows' runs."""
+    curve = "rule" in records
+    keys = ["rule", "k", "seed", "id"] if curve else ["variant", "seed", "id"]
+    whole = ["seed", "id", *(["k", "patches"] if curve else ["label", "prediction"])]
+    sound = is_bool_dtype(records["correct"]) if curve else records["probability"].between(0, 1).all()
+    if not sound or not all(map(is_integer_dtype, records[whole].dtypes)) or records[keys].isna().any(axis=None):
+        raise ValueError("a column holds what it should not")
+    if records.empty or records.duplicated(keys).any():
+        raise ValueError("it has no rows, or two of one test image")
+    keys = ["seed"] if curve else ["variant", "seed"]
+    listed = [tuple(run[key] for key in keys) for run in made(records) if {"run", "experiment", "environment"} <= {*run}]
+    if sorted(listed) != sorted({*records[keys].itertuples(index=False, name=None)}):
+        raise ValueError("the runs that it lists are not those of its rows")
 
 
 def rerun(records: pd.DataFrame, name: str, seed: int = 0, data: str = "") -> Run:

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -64,6 +65,7 @@ WRAPPED = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_modul
 CLASSIFIERS = ("head.weight", "head.bias", "fc.weight", "fc.bias")  # a ViT's and a ResNet's
 # Of two copies of a model in a checkpoint, the one that its authors evaluate is called one of the former, not of the latter.
 PREFERRED, COPIES = {"ema", "teacher", "target"}, {"student", "momentum"}
+DEEPEST = 20  # how deep a model may lie in a checkpoint
 
 
 class Arrays(NamedTuple):
@@ -124,7 +126,7 @@ def timm_name(name: str) -> str:
 
 
 def google_name(name: str) -> str:
-    """What Google calls timm's array `name`, which must be one of a plain ViT's."""
+    """What Google calls timm's array `name`, which must be one of a plain ViT's; KeyError for another."""
     _, layer, module, leaf = re.fullmatch(r"(blocks\.(\d+)\.)?(.+?)(?:\.(weight|bias))?", name).groups()
     leaf = {"weight": "scale" if "norm" in module else "kernel", "bias": "bias", None: ""}[leaf]
     start = f"Transformer/encoderblock_{layer}/" if layer else ""
@@ -162,17 +164,29 @@ def _laid_out(tensor, name, google):
     return tensor.T if tensor.ndim == 2 else tensor
 
 
-def _flat(tree, prefix=""):
-    """Pairs of a name and a tensor, {"model": {"norm": …}} -> ("model.norm", …)."""
+def _flat(tree, prefix="", seen=None, depth=0):
+    """Pairs of a name and a tensor, {"model": {"norm": …}} -> ("model.norm", …).
+
+    A mapping that occurs several times, perhaps within itself, is read once.
+    """
+    seen = {id(tree)} if seen is None else seen
+    if depth > DEEPEST:
+        raise WeightsError(f"its mappings lie more than {DEEPEST} deep in each other: save the state dict alone")
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            if id(value) not in seen:
+                seen.add(id(value))
+                yield from _flat(value, f"{prefix}{name}.", seen, depth + 1)
         elif isinstance(value, torch.Tensor) and not value.is_meta:
+            if value.layout != torch.strided or value.untyped_storage().nbytes() < value.numel() * value.element_size():
+                raise WeightsError(f"the array {prefix}{name} is sparse or repeats its numbers: save it as a whole one")
             yield f"{prefix}{name}", value.detach()
         elif isinstance(value, np.ndarray) and (value.dtype.kind in "fiub" or value.dtype.str.endswith("V2")):
             if value.dtype.kind == "V":  # bfloat16 in a file of NumPy's: the upper half of a float32
                 value = (value.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-            yield f"{prefix}{name}", torch.from_numpy(value.astype(np.float32) if value.dtype.kind == "f" else value.copy())
+            with np.errstate(over="ignore"):  # too large a number is infinite then, which is refused
+                value = value.astype(np.float32 if value.dtype.kind == "f" else value.dtype.newbyteorder("="))
+            yield f"{prefix}{name}", torch.from_numpy(np.asarray(value))  # a single number is no array any more
 
 
 def _rank(prefix):
@@ -182,4 +196,4 @@ def _rank(prefix):
 
 def _cuts(name):
     """Where a prefix of a name may end: [0, 6, 15] for "model.backbone.norm"."""
-    return [0, *(match.end() for match in re.finditer(r"[./]", name))]
+    return [0, *(match.end() for match in islice(re.finditer(r"[./]", name), DEEPEST))]

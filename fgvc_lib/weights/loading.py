@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from math import isqrt
 from typing import Literal, NamedTuple
 
@@ -25,12 +26,12 @@ LOOKS = {
     "a ViT's with register tokens: take the one without": r"reg(ister)?_tokens?\b",
     "a Swin Transformer's": r"swin|(layers|features)\.\d+\.(blocks\.)?\d+\.attn",
     "a BEiT's": r"q_bias|relative_position",
-    "a CLIP's, of images and texts": r"(?s)(?=.*(text_model|token_embedding))(?=.*(visual|vision_model))",
+    "a CLIP's, of images and texts": r"(?s)\A(?=.*(text_model|token_embedding))(?=.*(visual|vision_model))",
     "a CLIP text model's": r"text_model|token_embedding|text_projection",
     "a CLIP image model's": r"class_embedding|ln_pre|pre_layrnorm|norm_pre",
     "a language model's": r"word_embeddings|\bwte\b|embed_tokens",
     "an EfficientNet's": r"conv_stem|features\.\d+\.\d+\.block\.\d\.\d",
-    "a ConvNeXt's": r"downsample_layers|stages.*(conv_dw|dwconv)|features\.\d+\.\d+\.block\.0\.weight",
+    "a ConvNeXt's": r"downsample_layers|stages.{0,60}(conv_dw|dwconv)|features\.\d+\.\d+\.block\.0\.weight",
     "a ResNet's with a ViT on top": r"conv_root|patch_embed\.backbone",
     "a ResNet's": r"resnet|layer\d\.\d+\.conv\d",
 }
@@ -89,12 +90,11 @@ def load_pretrained(
             report.fresh.append(name)
             unused += [called] * (value is not None)
         elif value is None:
-            called = google_name(name) if any(one.endswith("/kernel") for one in names.values()) else name
+            if any(one.endswith("/kernel") for one in names.values()):
+                with suppress(KeyError):  # Google's ViTs have no such array
+                    called = google_name(name)
             raise WeightsError(f"{origin} has no array {called}: it is not a checkpoint of this model{looks}")
-        elif name == "pos_embed" and value.shape != target.shape and value.shape[-1] == target.shape[-1]:
-            chosen[name] = resize_pos_embed(value, model.cfg.grid, positions)
-            report.resized.append(name)
-        elif value.shape != target.shape:
+        elif value.shape != target.shape and not (name == "pos_embed" and value.shape[::2] == target.shape[::2]):
             raise WeightsError(
                 f"{origin}: the array {called} gives {name} the shape {tuple(value.shape)}, "
                 f"the model needs {tuple(target.shape)}{looks}"
@@ -103,6 +103,9 @@ def load_pretrained(
             raise WeightsError(
                 f"{origin}: the array {called} holds {value.dtype}, no floats: take a checkpoint that is not quantised"
             )
+        elif value.shape != target.shape:
+            chosen[name] = resize_pos_embed(value, model.cfg.grid, positions)
+            report.resized.append(name)
         else:
             chosen[name] = value
             report.loaded.append(name)
@@ -156,7 +159,7 @@ def _looks(state, names, model):
         if re.search(pattern, text):
             return f"; its arrays look like {words}"
     patches, mlp = state.get("patch_embed.proj.weight"), state.get("blocks.0.mlp.fc1.weight")
-    if patches is None or mlp is None:
+    if patches is None or mlp is None or not patches.ndim or not mlp.ndim:
         return ""
     known = PRESETS | ({"": model.cfg} if hasattr(model, "cfg") else {})
     layers = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
