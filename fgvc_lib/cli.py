@@ -26,6 +26,9 @@ COMMANDS = {
     "draw": ("synthbirds.generate", "draw the built-in birds into a folder"),
     "pretrain": ("experiments.pretrain.pretrain_model", "pre-train a model on built-in birds of other species"),
     "data": ("datasets.download.fetch_all", "fetch what profile `full` needs into data/"),
+    "data list": ("datasets.catalogue.list_datasets", "the data sets known by name, and which files belong where"),
+    "data download": ("datasets.download.download_dataset", "fetch a data set by its name into data/"),
+    "data check": ("datasets.check.check_dataset", "count a data set's classes and images, and read every image"),
 }
 
 
@@ -154,9 +157,11 @@ def main() -> None:
         stream.reconfigure(errors="backslashreplace")  # names of files and classes hold letters that not every terminal has
     try:
         if name in ("-h", "--help"):
-            lines = "".join(f"\n  {command:<10}{what}" for command, (_, what) in COMMANDS.items())
+            lines = "".join(f"\n  {command:<15}{what}" for command, (_, what) in COMMANDS.items())
             print(f"python -m fgvc_lib COMMAND …, with --help after it for its options. The commands:\n{lines}")
             return
+        if arguments and f"{name} {arguments[0]}" in COMMANDS:
+            name = f"{name} {arguments.pop(0)}"
         if name not in COMMANDS:
             raise ConfigError(f"unknown command {name!r}: choose one of {', '.join(COMMANDS)}")
         module, _, function = COMMANDS[name][0].rpartition(".")

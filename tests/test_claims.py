@@ -6,6 +6,7 @@ import tomllib
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import project_at
 
 from fgvc_lib.cli import claims as printed
 from fgvc_lib.config import PROFILES, project_path
@@ -261,7 +262,7 @@ def test_the_chinese_page_has_the_same_numbers_and_no_english_words(pages):
 
 def test_the_evidence_is_read_from_the_project_and_printed(found, tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
-    monkeypatch.chdir(tmp_path)
+    project_at(monkeypatch, tmp_path)
     results, step = tmp_path / "data" / "results", tmp_path / "data" / "bench" / "step.json"
     with pytest.raises(DataError, match=r"no measurement of time at .*step\.json .*bench --sizes 224"):
         read_evidence()

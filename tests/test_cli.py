@@ -36,6 +36,14 @@ def test_the_commands_are_listed(monkeypatch, capsys):
     assert all(f"  {command} " in text for command in COMMANDS)
 
 
+def test_a_command_of_two_words(monkeypatch, capsys):
+    call(monkeypatch, "data", "list")
+    assert "cub200: CUB-200-2011, 200 classes, 5,994 training and 5,794 test images" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "data", "check", "nabird")
+    assert capsys.readouterr().err.startswith("error: unknown data set 'nabird' (did you mean nabirds")
+
+
 def test_train_prints_the_result(tiny, monkeypatch, capsys):
     sizes = ("--image-size", "32", "--resize-size", "36", "--batch-size", "4", "--steps", "2", "--warmup-steps", "1")
     call(monkeypatch, "train", "--data", tiny.data, "--fusion", "mul", "--stride", "12", *sizes)

@@ -62,3 +62,8 @@ def test_folders_that_a_user_names(tmp_path, monkeypatch):
     assert given_path("photos") == given_path("~/photos") == tmp_path / "photos"
     assert given_path("other") == project_path("other") != tmp_path / "other"
     assert given_path("~nobody/photos") == project_path("~nobody/photos")
+
+
+def test_an_unknown_option_is_told_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"no option stpes \(did you mean steps.*\), zzz: it has profile, .*cache"):
+        Experiment().replace(stpes=3, zzz=1)

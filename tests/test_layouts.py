@@ -296,6 +296,13 @@ def zoo(name):
         (lambda: torchvision.models.swin_t().state_dict(), "a Swin Transformer's"),
         (lambda: zoo("convnext_atto"), "a ConvNeXt's"),
         (lambda: torchvision.models.convnext_tiny().state_dict(), "a ConvNeXt's"),
+        (
+            lambda: (
+                {f"convnext.encoder.stages.{n}.layers.0.dwconv.bias": torch.rand(3) for n in range(4)}
+                | {f"convnext.encoder.stages.{n}.layers.0.layernorm.bias": torch.rand(3) for n in range(4)}
+            ),
+            "a ConvNeXt's",
+        ),
         (lambda: resnet18(5).state_dict(), "a ResNet's"),
         (lambda: zoo("efficientnet_b0"), "an EfficientNet's"),
         (lambda: zoo("beit_base_patch16_224"), "a BEiT's"),
@@ -400,7 +407,7 @@ def test_a_quantised_or_broken_array_is_named():
 def test_of_two_models_in_a_checkpoint_none_is_guessed():
     state = random_vit().state_dict()
     both = {prefix: {name: torch.rand_like(value) for name, value in state.items()} for prefix in ("good", "bad")}
-    refused(both, r"two models, bad\. and good\.\*: keep one of them in the file")
+    refused(both, r"two models, good\.\* and bad\.\*: keep one of them in the file")
     encoders = {f"module.{kind}_encoder.{name}": value for name, value in state.items() for kind in ("momentum", "base")}
     assert all("momentum" in name for name in loaded({"state_dict": encoders})[1].unused)
 

@@ -24,7 +24,7 @@ def test_results_and_verdicts():
 
 
 def test_the_readme_s_accuracies():
-    found = readable(summary(read_records(ROOT / "data" / "results" / "quick.parquet")), "summary")
+    found = readable(summary(read_records(ROOT / "data" / "results" / "photos-CUB_40.parquet")), "summary")
     shown = table((ROOT / "README.md").read_text(encoding="utf-8"), "model")
     assert len(shown) == 10
     for name, *cells in shown:

@@ -415,3 +415,8 @@ def test_validation_holds_back_training_images_and_looks_at_no_test_image(tmp_pa
     run = fit(experiment.replace(validation=True), progress=False)
     assert sorted(run.predictions["id"]) == sorted(held.ids)
     assert run.folder != fit(experiment, progress=False).folder
+
+
+def test_a_batch_of_one_is_too_small_for_batch_normalisation(tiny):
+    with pytest.raises(ConfigError, match="batch_size 1 is too small for resnet18 at 32 pixels"):
+        fit(tiny.replace(model="resnet18", fusion=None, image_size=32, resize_size=32, batch_size=1), progress=False)

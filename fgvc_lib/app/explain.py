@@ -121,7 +121,7 @@ def _places(photos, out):
             place = path.with_name(f"{path.stem}-{number}.jpg")
         taken.add(str(place).casefold())
         places[file] = out / place
-    if lost := {file.resolve() for file in photos} & {place.resolve() for place in places.values()}:
+    if lost := {os.path.realpath(file) for file in photos} & {os.path.realpath(place) for place in places.values()}:
         raise ConfigError(f"the pictures in {out} would be written over photographs, as {min(lost)}: name another folder")
     return places
 

@@ -1,7 +1,7 @@
 """Image sets: how they are read, and what a model sees of them."""
 
 from .build import DATASETS, build_dataset, found, open_splits
-from .cub import CUB200
+from .cub import CUB200, NABirds
 from .geometry import box_mask, box_views, discriminative_points, part_points, patch_boxes
 from .image_set import ImageSet, class_title
 from .photographs import read_photograph

@@ -9,13 +9,15 @@ import pandas as pd
 from torchvision import datasets
 
 from ..config import Experiment, given_path, project_path
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, nearest
 from ..synthbirds.generation import generate
-from .cub import CUB200
+from .catalogue import WHERE
+from .cub import CUB200, NABirds
 from .fingerprint import Entry, checksum
 from .folders import class_folders
 from .image_set import SPLITS, FolderSplit, ImageSet
 from .listing import printable
+from .official import inaturalist, stanford_dogs
 from .views import view
 
 
@@ -31,7 +33,7 @@ def torchvision_set(
     except Exception as error:  # of every kind, where an index file has a line that it should not have
         absent = "Dataset not found" in str(error)  # the rest of it names an option of torchvision's
         reason = "its files are not there" if absent else f"{type(error).__name__}: {error}"
-        raise DataError(f"{kind.__name__} in {root} cannot be read ({reason}): see torchvision's page on it") from error
+        raise DataError(f"{kind.__name__} in {root} cannot be read ({reason}): {WHERE}") from error
     entries = [
         Entry(number, part, int(label), Path(path))
         for part, source in sources.items()
@@ -47,6 +49,10 @@ DATASETS = {
     "flowers": partial(torchvision_set, datasets.Flowers102, "train", lambda s: (s._image_files, s._labels)),
     "pets": partial(torchvision_set, datasets.OxfordIIITPet, "trainval", lambda s: (s._images, s._labels)),
     "cars": partial(torchvision_set, datasets.StanfordCars, "train", lambda s: zip(*s._samples, strict=True)),
+    "dogs": stanford_dogs,
+    "nabirds": NABirds,
+    "inat2017": partial(inaturalist, ("train2017.json", "val2017.json")),
+    "inat2021": partial(inaturalist, ("train.json", "val.json")),
 }
 
 
@@ -54,7 +60,7 @@ def build_dataset(name: str, root: str | Path, split: str = "train", transform: 
     """The set `name` (one of DATASETS) from the folder `root`, see `given_path`. Raises ConfigError, listing the known, for
     another name."""
     if name not in DATASETS:
-        raise ConfigError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}")
+        raise ConfigError(f"unknown dataset {name!r}{nearest(name, DATASETS)}: choose one of {', '.join(DATASETS)}")
     return DATASETS[name](given_path(root), split, transform)
 
 

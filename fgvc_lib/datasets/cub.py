@@ -1,4 +1,4 @@
-"""CUB-200-2011 from its official files, and any folder in its layout."""
+"""CUB-200-2011 from its official files, any folder in its layout, and NABirds, which is nearly in it."""
 
 import codecs
 import csv
@@ -28,18 +28,25 @@ class CUB200(FolderSplit):
     Raises DataError, naming file and line, for a folder or an index file that is not in that layout.
     """
 
+    image_id: type = int  # what the index files call an image by
+    way = "`make data` fetches CUB-200-2011, or name another folder"
+    inner_classes = False  # whether classes.txt lists groups of classes, too
+
     def __init__(self, root: str | Path, split: str = "train", transform: Callable | None = None):
         root = Path(root)
         if not root.is_dir() or not any(root.iterdir()):
             state = "empty" if root.is_dir() else "a file" if root.exists() else "missing"
-            raise DataError(f"the data folder {root} is {state}: `make data` fetches CUB-200-2011, or name another folder")
+            raise DataError(f"the data folder {root} is {state}: {self.way}")
         if not (root / "images.txt").exists() and len(inside := [*root.glob("*/images.txt")]) == 1:
             root = inside[0].parent  # an archive's own folder around all
         labels_file, split_file = root / "image_class_labels.txt", root / "train_test_split.txt"
-        paths = dict(_read(root / "images.txt", int, str))
+        paths = dict(_read(root / "images.txt", self.image_id, str))
         classes = dict(_read(root / "classes.txt", int, str))
-        class_of = dict(_read(labels_file, int, int))
-        training = dict(_read(split_file, int, int))
+        class_of = dict(_read(labels_file, self.image_id, int))
+        training = dict(_read(split_file, self.image_id, int))
+        if self.inner_classes:
+            used = {*class_of.values()}
+            classes = {class_id: name for class_id, name in classes.items() if class_id in used}
         for file, known in ((labels_file, class_of), (split_file, training)):
             _check_complete(file, known, paths)
             if extra := [image_id for image_id in known if image_id not in paths]:
@@ -71,7 +78,7 @@ class CUB200(FolderSplit):
                     f"{looks} has no column class_id with each class once: restore or delete the file"
                 ) from error
         if boxes.exists():
-            box_of = {image_id: box for image_id, *box in _read(boxes, int, float, float, float, float)}
+            box_of = {image_id: box for image_id, *box in _read(boxes, self.image_id, float, float, float, float)}
             _check_complete(boxes, box_of, self.ids)
             self.boxes = np.array([box_of[i] for i in self.ids], dtype=float).reshape(-1, 4)
         if places.exists():
@@ -80,13 +87,25 @@ class CUB200(FolderSplit):
             self.parts = np.zeros((len(self), len(names), 3))
             column = {part_id: place for place, part_id in enumerate(names)}
             row = {image_id: place for place, image_id in enumerate(self.ids)}
-            for image_id, part_id, *where in _read(places, int, int, float, float, int, keys=2):
+            for image_id, part_id, *where in _read(places, self.image_id, int, float, float, int, keys=2):
                 if part_id not in column:
                     raise DataError(f"{places}: part {part_id} is not in parts.txt")
                 if image_id in row:
                     self.parts[row[image_id], column[part_id]] = where
             if diagnostic.exists():
                 self.diagnostic = _read_diagnostic(diagnostic, class_ids, names)
+
+
+class NABirds(CUB200):
+    """NABirds (Van Horn et al. 2015) in the official split: images have names for ids, and classes.txt lists all nodes of a
+    tree of classes, of which those with images count.
+
+    root, split and errors: as CUB200's.
+    """
+
+    image_id = str
+    way = "`python -m fgvc_lib data download nabirds` says how to get it"
+    inner_classes = True
 
 
 def _read(path, *types, keys=1):

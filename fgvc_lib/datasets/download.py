@@ -1,4 +1,4 @@
-"""Fetches CUB-200-2011 and pre-trained weights into data/."""
+"""Fetches data sets and pre-trained weights into data/."""
 
 import hashlib
 import shutil
@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import requests
+from torchvision.datasets import Flowers102, OxfordIIITPet
 from tqdm import tqdm
 
 from ..config import project_path
 from ..errors import DataError, StorageError
+from .catalogue import published
 
 MOST_BYTES = 10 * 10**9  # that an archive may take unpacked; CUB-200-2011 takes 1.2
 
@@ -34,6 +36,32 @@ SOURCES = {
         "sha256:f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec", "weights/resnet18-f37072fd.pth",
     ),
 }  # fmt: skip
+AIRCRAFT = Source(
+    "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+    None, "fgvc-aircraft-2013b.tar.gz", "fgvc-aircraft-2013b",
+)  # fmt: skip
+TORCHVISION = {"flowers": Flowers102, "pets": OxfordIIITPet}  # which fetches several files, and knows their checksums
+
+
+def download_dataset(name: str) -> str:
+    """Fetch a data set into data/, where its files are public. Returns a line that says where it is.
+
+    Raises DataError, with where to get it and where to put it, for a set that asks for an agreement or has no stable place,
+    and without a network.
+
+    Args:
+        name: as `data list` has it.
+    """
+    known = published(name)
+    put = f"put into {project_path(known.folder)}: {known.layout}.\n`python -m fgvc_lib data check {name}` checks it."
+    if known.advice:
+        raise DataError(f"{known.title} is not fetched by this command. {known.advice}\n{known.source}, and {put}")
+    if name not in TORCHVISION:
+        return f"{name}: {fetch(AIRCRAFT if name == 'aircraft' else SOURCES['cub'])}"
+    try:
+        return f"{name}: {TORCHVISION[name](project_path(known.folder), download=True)._base_folder}"
+    except Exception as error:  # of every kind: no network, a checksum, a full disk
+        raise DataError(f"cannot fetch {known.title} ({error}): fetch it by hand from {known.source}, and {put}") from error
 
 
 def fetch_all(only: Literal["all", "cub", "vit", "resnet"] = "all") -> str:

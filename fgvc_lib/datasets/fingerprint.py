@@ -22,7 +22,7 @@ TICK = 0.02  # seconds: two changes of a file may carry the same time if they ar
 class Entry(NamedTuple):
     """An image of a data folder."""
 
-    id: int
+    id: int | str
     split: str  # train or test
     label: int  # 0-based
     path: Path

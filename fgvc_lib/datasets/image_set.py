@@ -117,10 +117,12 @@ class FolderSplit(ImageSet):
     ):
         if split not in SPLITS:
             raise ConfigError(f"unknown split {split!r}: choose train or test")
+        # Whatever it is called: Path.is_file raises of some names.
+        if lost := [entry for entry in entries if not os.path.isfile(entry.path)]:
+            which = f"image {lost[0].id} has no file {lost[0].path}" + f", nor have {len(lost) - 1:,} more" * (len(lost) > 1)
+            raise DataError(f"{root}: {which}: restore it or take it out of the set")
         known = {}
         for entry in entries:
-            if not os.path.isfile(entry.path):  # whatever it is called; Path.is_file raises of some names
-                raise DataError(f"{root}: image {entry.id} has no file {entry.path}: restore it or take it out of the set")
             if (other := known.setdefault(entry.path, entry)) is not entry:
                 raise DataError(f"{root}: images {other.id} and {entry.id} are one file, {entry.path}: keep one of them")
         chosen = [entry for entry in entries if entry.split == split]

@@ -95,11 +95,11 @@ def measure(setting: BenchSetting) -> pd.DataFrame:
 
 def image_seconds(experiment: Experiment) -> tuple[float, float]:
     """Seconds an image to train and to test an experiment's ViT on this machine, from one try each."""
-    size, found = experiment.image_size, []
-    batch = experiment.batch_size if torch.cuda.is_available() else min(4, experiment.batch_size)  # enough for a CPU
+    size, found, gpu = experiment.image_size, [], torch.cuda.is_available()
+    batch = experiment.batch_size if gpu else min(4, experiment.batch_size)  # enough for a CPU
+    setting = BenchSetting(experiment.model, (size,), experiment.stride, batch, device="cuda" if gpu else "cpu")
     for precision in (experiment.precision, "no"):  # tests are always float32
-        setting = BenchSetting(experiment.model, (size,), experiment.stride, batch, precision=precision)
-        work = _Work(resolve(setting), size)
+        work = _Work(dataclasses.replace(setting, precision=precision), size)
         work.seconds("plain")  # what is done once is not timed
         found.append(work.seconds("plain"))
     return found[0][0] / batch, found[1][1] / batch

@@ -71,7 +71,7 @@ def curve(run: Run, ks: Iterable[int] | None = None) -> pd.DataFrame:
     if test.boxes is not None:
         allowed[ON_BIRD] = torch.from_numpy(patches_in(box_views(test, experiment), boxes))
     generator, found, first = torch.Generator().manual_seed(experiment.seed), [], 0
-    for images, labels in tqdm(eval_loader(test, experiment), "curve", unit="batch", disable=None):  # on a terminal
+    for images, labels in tqdm(eval_loader(test, experiment), "curve", leave=False, delay=2, unit="batch"):
         batch = slice(first, first := first + len(images))
         trunk = model.forward_trunk(images.to(device), keep_all=True)
         drawn = torch.rand(len(images), heads, len(boxes), generator=generator).to(device)  # the same ones on any device

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -76,7 +76,7 @@ class Arrays(NamedTuple):
     outside: list[str]  # the checkpoint's names of all other arrays, such as an optimiser's
 
 
-def to_timm(tree: Mapping, wanted: Container[str]) -> Arrays:
+def to_timm(tree: Mapping, wanted: Collection[str]) -> Arrays:
     """Find a model's arrays in a checkpoint, however they are wrapped, and name them as timm does.
 
     tree: a state dict, or mappings around one; tensors or NumPy arrays, and what is no array is passed over. wanted: the
@@ -85,10 +85,10 @@ def to_timm(tree: Mapping, wanted: Container[str]) -> Arrays:
     arrays = {WRAPPED.sub("", name): array for name, array in _flat(tree)}
     # The model lies below the prefix under which most names are the model's.
     hits = Counter(name[:cut] for name in arrays for cut in _cuts(name) if timm_name(name[cut:]) in wanted)
-    best = sorted(hits, key=lambda prefix: (hits[prefix], _rank(prefix)))[-2:]
-    if len({(hits[prefix], _rank(prefix)) for prefix in best}) < len(best):
-        raise WeightsError(f"there are two models, {' and '.join(sorted(best))}*: keep one of them in the file")
-    root = best[-1] if best else ""
+    ranks = {prefix: (count, _rank(prefix)) for prefix, count in hits.items()}
+    root, *others = [prefix for prefix, rank in ranks.items() if rank == max(ranks.values())] or [""]
+    if others and 2 * hits[root] > len(wanted):
+        raise WeightsError(f"there are two models, {root}* and {others[0]}*: keep one of them in the file")
     found = {name: name.removeprefix(root) for name in arrays if name.startswith(root)}
     known = {timm_name(rest) for rest in found.values()}
     for name in [name for name in arrays if name not in found]:  # the classifier may stand beside the backbone
