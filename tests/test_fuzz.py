@@ -126,6 +126,14 @@ def fuzzed(*strategies, share=1.0):
     return decorate
 
 
+ODD = [
+    10**400, -(10**400), "\ud800", "\udc80", "x\0", "~x\0", "x" * 300, "~", "..", "/", "timm:", "timm:a.b.c",
+    "timm:hf-hub:a/b", "timm:\ud800", "vit_s16", "resnet18", "folders", "mul",
+]  # fmt: skip
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.sampled_from(ODD),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=6,
+)  # fmt: skip
 ODD_BYTES = st.one_of(
     st.binary(min_size=1, max_size=8),
     st.sampled_from([b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x80", b"(" * 3000, b"-1", b"\n"]),
@@ -238,6 +246,44 @@ def sound_splits(train, test):
         assert len(set(images.ids)) == len(images.ids) == len(images.labels)
         for index in range(min(3, len(images))):
             assert images[index][0].mode == "RGB"
+
+
+@st.composite
+def coco(draw):
+    """An annotation file of iNaturalist, with other values or bytes."""
+    table = {
+        "categories": [{"id": one, "name": f"class {one}"} for one in (1, 2)],
+        "annotations": [{"image_id": one, "category_id": one % 2 + 1} for one in range(6)],
+        "images": [{"id": one, "file_name": f"{one}.png"} for one in range(6)],
+    }
+    for name in draw(st.lists(st.sampled_from(sorted(table)), max_size=2)):
+        one = table[name][draw(st.integers(0, len(table[name]) - 1))]
+        one[draw(st.sampled_from([*one, "more"]))] = draw(ANYTHING)
+    if draw(st.booleans()):
+        table[draw(st.sampled_from(sorted(table)))] = draw(ANYTHING)
+    content = json.dumps(table).encode()
+    return draw(altered([content])) if draw(st.integers(0, 3)) == 0 else content
+
+
+@fuzzed(coco(), st.booleans(), share=0.7)
+def test_annotations_of_inaturalist(folder, content, both):
+    whole = json.dumps({
+        "categories": [{"id": one, "name": f"class {one}"} for one in (1, 2)],
+        "annotations": [{"image_id": one, "category_id": one % 2 + 1} for one in range(6, 8)],
+        "images": [{"id": one, "file_name": f"{one}.png"} for one in range(6, 8)],
+    }).encode()  # fmt: skip
+    root = folder / "inat"
+    root.mkdir()
+    for number in range(8):
+        (root / f"{number}.png").write_bytes(png(number))
+    (root / "train2017.json").write_bytes(content)
+    (root / "val2017.json").write_bytes(content if both else whole)
+    try:
+        train, test = (build_dataset("inat2017", root, split) for split in ("train", "test"))
+    except DataError:
+        return
+    sound_splits(train, test)
+    assert len(train.fingerprint) == 64
 
 
 @cache
@@ -597,14 +643,6 @@ def test_names_and_shapes_of_weights(folder, tree):
 
 # --- experiments and runs ---
 
-ODD = [
-    10**400, -(10**400), "\ud800", "\udc80", "x\0", "~x\0", "x" * 300, "~", "..", "/", "timm:", "timm:a.b.c",
-    "timm:hf-hub:a/b", "timm:\ud800", "vit_s16", "resnet18", "folders", "mul",
-]  # fmt: skip
-ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.sampled_from(ODD),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=6,
-)  # fmt: skip
 FIELDS = [field.name for field in dataclasses.fields(Experiment)]
 VALUES = st.one_of(
     ANYTHING, ANYTHING, st.binary(max_size=3), st.just(np.zeros(3)), st.just(np.float64(1)), st.just(1j), st.just(Path())

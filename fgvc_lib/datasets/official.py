@@ -72,11 +72,14 @@ def _dogs_list(path):
 def _coco(path):
     """Names of the classes by their ids, and (id, class id, file) of each image."""
     table = json.loads(path.read_bytes())
-    names = {one["id"]: one["name"] for one in table["categories"]}
-    class_of = {one["image_id"]: one["category_id"] for one in table["annotations"]}
+    names = {int(one["id"]): str(one["name"]) for one in table["categories"]}
+    class_of = {int(one["image_id"]): int(one["category_id"]) for one in table["annotations"]}
     if unknown := {*class_of.values()} - {*names}:
         raise ValueError(f"category {min(unknown)} is not among its categories")
-    return names, [(one["id"], class_of[one["id"]], one["file_name"]) for one in table["images"]]
+    files = {int(one["id"]): str(one["file_name"]) for one in table["images"]}
+    if len(files) < len(table["images"]) or max(map(abs, files), default=0) >= 2**63:
+        raise ValueError("an id is given twice, or is too large")
+    return names, [(image_id, class_of[image_id], file) for image_id, file in files.items()]
 
 
 def _contents(path, read):
@@ -85,8 +88,6 @@ def _contents(path, read):
         raise DataError(f"{path} is missing: {WHERE}")
     try:
         content = read(path)
-    except MemoryError:
-        raise
     except Exception as error:  # of every kind: the file may hold anything
         reason = f"it has no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
         raise DataError(f"{path} cannot be read ({reason}): fetch it again") from error
