@@ -57,7 +57,7 @@ def test_photographs_have_an_ablation_of_their_own(tmp_path):
 
 
 def test_an_option_that_does_not_exist():
-    with pytest.raises(ConfigError, match="no option stepz: it has .*steps"):
+    with pytest.raises(ConfigError, match=r"no option stepz \(did you mean steps\?\): it has .*steps"):
         PROFILES["quick"].replace(stepz=3)
 
 
