@@ -183,9 +183,10 @@ def _check(records):
         raise ValueError("a column holds what it should not")
     if records.empty or records.duplicated(keys).any():
         raise ValueError("it has no rows, or two of one test image")
-    keys = ["seed"] if curve else ["variant", "seed"]
-    listed = [tuple(run[key] for key in keys) for run in made(records) if {"run", "experiment", "environment"} <= {*run}]
-    if sorted(listed) != sorted({*records[keys].itertuples(index=False, name=None)}):
+    runs = made(records)
+    if not all(isinstance(run["environment"], dict) and isinstance(run["seed"], int) for run in runs):
+        raise ValueError("it does not say how its runs were made")
+    if not curve and {run["variant"] for run in runs} != {*records["variant"]}:
         raise ValueError("the runs that it lists are not those of its rows")
 
 
