@@ -64,6 +64,15 @@ def same(run, other):
     assert sorted(path.name for path in run.folder.iterdir() if path.suffix != ".bad") == sorted(FILES)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As in the children: another number of threads sums in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def longer(tmp_path_factory):
     return Experiment(
