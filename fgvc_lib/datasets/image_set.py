@@ -91,7 +91,7 @@ class ImageSet(Dataset):
     def _frame(self, index, size):
         """The crop of a photograph of (width, height), clipped at its right and lower edge."""
         left, top, right, bottom = np.minimum(self.crops[index], [*size, *size]).tolist()
-        if left == right or top == bottom:
+        if left >= right or top >= bottom:
             raise DataError(f"{self.paths[index]} has a box that lies outside it: mend the box, or set crop_to_box to False")
         return left, top, right, bottom
 
