@@ -56,11 +56,13 @@ def test_boxes_that_cannot_be_cropped_to(official, cub):
         (official / "bounding_boxes.txt").write_text("\n".join([*lines[:2], f"3 {box}", *lines[3:]]))
         with pytest.raises(DataError, match=words):
             open_splits(Experiment(data=str(official), crop_to_box=True))
-    (official / "bounding_boxes.txt").write_text("\n".join([*lines[:2], "3 600 5 9 9", *lines[3:]]))
-    train, _ = open_splits(Experiment(data=str(official), crop_to_box=True))
-    assert [*train.flaws()] == [2]
-    with pytest.raises(DataError, match=r"2\.png has a box that lies outside it: mend the box"):
-        train.load(2)
+    for box in ("600 5 9 9", "-9 5 3 9"):
+        (official / "bounding_boxes.txt").write_text("\n".join([*lines[:2], f"3 {box}", *lines[3:]]))
+        train, _ = open_splits(Experiment(data=str(official), crop_to_box=True))
+        assert [*train.flaws()] == [2]
+        for read in (lambda images: images.load(2), CUB200.sizes):
+            with pytest.raises(DataError, match=r"2\.png has a box that lies outside it: mend the box"):
+                read(train)
 
 
 def test_a_run_on_crops_is_another_run_and_depends_on_the_boxes(official, runs):
