@@ -2,10 +2,12 @@
 
 import datetime
 import re
+from html import escape, unescape
 from pathlib import Path
 
 from bs4 import BeautifulSoup
 from jinja2 import Environment, FunctionLoader
+from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
 from nbformat import NotebookNode
@@ -17,6 +19,7 @@ from .results import PAGES
 from .words import Words, template
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
+FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.DOTALL)
 
 
 def write_site(folder: Path, notebooks: dict[Path, NotebookNode], experiment: Experiment, texts: bool) -> Path:
@@ -81,6 +84,9 @@ def _section(file, heading):
 def _page(body, lang="en", **values):
     """A whole page; tables scroll by themselves, and a list of the sections, where there are some, follows the title."""
     soup = BeautifulSoup(body, "html.parser")
+    for text in soup.find_all(string=FORMULA):
+        if not text.find_parent(("code", "pre", "table")):
+            text.replace_with(BeautifulSoup(FORMULA.sub(_formula, escape(text)), "html.parser"))
     for table in soup.find_all("table"):
         table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
     headings = soup.find_all("h2", id=True)
@@ -88,6 +94,11 @@ def _page(body, lang="en", **values):
         soup.h1.insert_after(BeautifulSoup(_render("contents.html", headings=headings), "html.parser"))
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("friendly", "monokai"))
     return _render("page.html", body=str(soup), lang=lang, highlight=light, highlight_dark=dark, **values)
+
+
+def _formula(match):
+    """LaTeX as MathML, which browsers draw without a script."""
+    return convert(unescape(match[1] or match[2]), display="block" if match[1] else "inline")
 
 
 def _render(name, **values):
