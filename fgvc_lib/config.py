@@ -161,17 +161,18 @@ PROFILES = {
         profile="smoke", image_size=64, resize_size=72, batch_size=8, steps=6, warmup_steps=1, log_every=2,
         checkpoint_every=3,
     ),
-    # A few minutes for the whole report on two CPU cores. Batch, optimiser and peak learning rate are the course report's.
+    # A few minutes for the whole report on two CPU cores. Batch size and peak learning rate are the course report's. The
+    # optimiser, which it does not name, is TransFG's: SGD with momentum 0.9.
     "quick": Experiment(weights="data/weights/vit_micro16.npz"),
-    # Real photographs and a really pre-trained ViT. These settings are not final: data/README.md says what was tried so far,
-    # on validation images alone.
+    # Real photographs and a really pre-trained ViT. data/README.md says how these settings were chosen, on validation images
+    # alone.
     "photos": Experiment(
         profile="photos", data="data/CUB_200_2011", model="vit_s14", stride=14, weights="dinov2", image_size=126,
         resize_size=144, batch_size=16, epochs=7, warmup_steps=50, optimizer="adamw", lr=2e-5, head_lr=1e-3,
         weight_decay=0.05, label_smoothing=0.1, precision="bf16", log_every=30, checkpoint_every=120,
     ),
-    # The course report's own set-up (it says 224 in one place and 228 in another; both make as many patches). Its step
-    # count is not given: 20,000 steps of 8 are the 160,000 images of TransFG's schedule.
+    # The course report's own set-up (it says 224 in one place and 228 in another; both make as many patches). It names neither
+    # optimiser nor number of steps: SGD and 20,000 steps of 8 images, the 160,000 of its schedule, are TransFG's.
     "full": Experiment(
         profile="full", data="data/CUB_200_2011", model="vit_b16", weights="data/weights/ViT-B_16.npz", image_size=224,
         resize_size=256, batch_size=8, steps=20_000, warmup_steps=1_000, lr=1e-2, log_every=50, checkpoint_every=2_000,

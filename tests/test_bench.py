@@ -71,7 +71,7 @@ def test_a_row_that_does_not_fit_is_said_and_the_rest_goes_on(monkeypatch):
     table = measure(module.dataclasses.replace(TINY, sizes=(48,), repeats=1))
     failed = table["problem"] == "out of memory"
     assert set(table.loc[failed, "row"]) == {"add", "dense mul"} and table.loc[~failed, "train_s"].notna().all()
-    assert cost.cost_table(table).loc[(48, 9, "add"), "training step"] == "out of memory"
+    assert cost.cost_table(table).loc[("48", "9", "add"), "training step"] == "out of memory"
 
 
 def killed(*_):

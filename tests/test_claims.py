@@ -12,12 +12,13 @@ from fgvc_lib.cli import claims as printed
 from fgvc_lib.config import PROFILES, project_path
 from fgvc_lib.errors import DataError
 from fgvc_lib.experiments.ablation import write_records
+from fgvc_lib.experiments.bench import DENSE, MORE
 from fgvc_lib.experiments.summaries import pretraining
 from fgvc_lib.experiments.variants import FOUR, REFERENCE, ablation_variants, photo_variants, photos_variants
 from fgvc_lib.part_selection import FUSIONS
 from fgvc_lib.report import claims as rules
 from fgvc_lib.report.claims import CLAIMS, Comparison, Evidence, Measured, claims, read_evidence, verdict
-from fgvc_lib.report.results import PAGES, claims_text, results_pages
+from fgvc_lib.report.results import FRONT, PAGES, claims_text, front_table, results_pages
 from fgvc_lib.report.tables import LAYOUTS, markdown, readable
 from fgvc_lib.report.words import Words, template
 
@@ -44,8 +45,9 @@ def records(rates, classes=12, seed=0, boxes=False):
                 frame["selected_part"] = frame["selected_part_chance"] = frame["selected_part_chance_on_bird"] = share
             frames.append(frame)
     table = pd.concat(frames, ignore_index=True)
-    about = {"seconds": 60, "threads": 2, "device": "cpu", "classes": classes, "versions": {"torch": "2"}}
-    runs = [{"variant": key, "seed": 0, "experiment": {}, "environment": about} for key in rates]
+    about = {"seconds": 60, "threads": 2, "device": "cpu", "classes": classes, "versions": {"torch": "2"}, "parameters": 2e6}
+    experiment = {"weights": "imagenet"}
+    runs = [{"variant": key, "seed": 0, "experiment": experiment, "environment": about} for key in rates]
     table.attrs = {"schema": 4, "runs": json.dumps(runs)}
     return table
 
@@ -55,6 +57,12 @@ def bench(low, high):
     return {"environment": {"device": "a clock"}, "rows": [{"row": "plain"}, row]}
 
 
+def cost():
+    numbers = {"train_ratio": 0.9, "train_low": 0.8, "train_high": 1.0, "infer_ratio": 0.9, "memory_mb": 100.5, "images_s": 2.5}
+    rows = [{"size": 224, "patches": 324, "row": row} | numbers for row in ("plain", *FUSIONS, MORE, *DENSE)]
+    return bench(0.9, 0.9) | {"setting": {"model": "vit_b16", "stride": 12, "batch_size": 1, "repeats": 4}, "rows": rows}
+
+
 RATES = dict.fromkeys(ablation_variants(PROFILES["quick"]), 0.6)
 PHOTO_RATES = dict.fromkeys(photos_variants(PROFILES["photos"]), 0.6)
 # The photographs say the opposite of the built-in birds on overlap and on the contrastive loss.
@@ -62,7 +70,7 @@ BIRDS = records(RATES | {"vit": 0.3, "psm_mul_contrastive": 0.4}, boxes=True)
 PHOTOS = records(PHOTO_RATES | {"vit": 0.9, "efficientnet_lite0": 0.4, "psm_mul_contrastive": 0.9, "psm_mul": 0.8}, 40)
 OTHERS = records(PHOTO_RATES | {"vit": 0.9, "efficientnet_lite0": 0.4, "psm_mul_contrastive": 0.2, "psm_mul": 0.4}, 60, 1)
 DRAWINGS = records({key: 0.4 if key.endswith("_scratch") else 0.7 for key in photo_variants(PROFILES["quick"])})
-NONE, ONE, TWO = (Evidence(sets, BIRDS, bench(0.9, 0.96)) for sets in ({}, {"A": PHOTOS}, {"A": PHOTOS, "B": OTHERS}))
+NONE, ONE, TWO = (Evidence(sets, BIRDS, bench(0.9, 0.96), cost=cost()) for sets in ({}, {"A": PHOTOS}, {"A": PHOTOS, "B": OTHERS}))
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +210,7 @@ def test_no_other_table_has_a_verdict():
 
 def test_a_row_in_words(found):
     text = readable(found["two"], "claims").loc[Words().text["claim"]["contrastive_hurts"]]
-    shown = text["measured on photographs"]
+    shown = text["photographs"]
     pattern = (
         r"A, 40 species: PSM mul, contrastive against PSM mul: \+\d+\.\d points \(.*\), p = 0\.\d+: contradicted\. B, 60 "
     )
@@ -211,30 +219,33 @@ def test_a_row_in_words(found):
     text = readable(found["none"], "claims").loc[Words().text["claim"]["selection_is_faster"]]
     assert (
         text["the verdict rests on"]
-        == "the machine it was measured on (a clock): 0.93 of the plain ViT's time (0.90 to 0.96)"
+        == "the machine measured: 0.93 of the time without PSM (0.90 to 0.96)"
     )
-    assert text["measured on photographs"] == "–"
+    assert text["photographs"] == "–"
 
 
 def test_the_claims_are_the_same_wherever_they_are_shown(pages, found):
-    for lang, (results, readme) in PAGES.items():
+    for lang, (results, front) in PAGES.items():
         text, claim = claims_text(TWO, lang), Words(lang).text["claim"]
-        assert text in pages[results] and markdown(readable(found["two"], "claims", lang)) in text
-        assert markdown(readable(found["two"], "verdicts", lang)) in pages[readme]
-        assert all(
-            pages[results].count(f"| {words} |") == pages[readme].count(f"| {words} |") == 1 for words in claim.values()
-        )
+        assert text in pages[results]
+        assert all(markdown(readable(found["two"], kind, lang)) in text for kind in ("verdicts", "measured"))
+        assert all(pages[results].count(f"| {words} |") == 2 and words not in pages[front] for words in claim.values())
 
 
-def test_the_readme_is_left_alone_but_for_its_verdicts(pages):
-    for _, readme in PAGES.values():
-        old, new = (re.split("<!-- .* -->", text) for text in (project_path(readme).read_text("utf-8"), pages[readme]))
+def test_the_front_pages_are_left_alone_but_for_their_models(pages):
+    """One table for each set of photographs."""
+    for lang, (_, front) in PAGES.items():
+        old, new = (re.split("<!-- .* -->", text) for text in (project_path(front).read_text("utf-8"), pages[front]))
         assert len(new) == 3 and old[::2] == new[::2] and old[1] != new[1]
+        tables = [readable(front_table(records), "front", lang) for records in TWO.photographs.values()]
+        assert new[1].strip() == "\n\n".join(map(markdown, tables)) and len(tables[0]) == len(FRONT)
+        model, weights = Words(lang).write("title", REFERENCE), Words(lang).text["weights"]["imagenet"]
+        assert tables[0].loc[model].to_list()[:2] == ["2.0", weights]
 
 
 def test_the_page_is_made_of_the_records(pages):
     text = pages["RESULTS.md"]
-    assert "### A\n\n40 species, 200 test images, 3 seeds a row. 22 runs" in text and "### B\n\n60 species" in text
+    assert "### A\n\n40 species, 200 test images, 3 seeds for each model. 22 runs" in text and "### B\n\n60 species" in text
     assert "None are recorded" not in text and "none are recorded" not in text
     assert text.index("### A") < text.index("### B") < text.index("## The built-in birds\n\n12 species")
     table = pretraining(DRAWINGS)
@@ -243,7 +254,9 @@ def test_the_page_is_made_of_the_records(pages):
     ]
     assert (table["difference"] > 0).all() and markdown(readable(table, "pretraining")) in text
     few = dataclasses.replace(NONE, birds=BIRDS[BIRDS["variant"].isin([REFERENCE, "psm_mul"])])
+    few = dataclasses.replace(few, cost=None)
     alone = results_pages(few, DRAWINGS[DRAWINGS["variant"] == "vit"])["RESULTS.md"]
+    assert "## What part selection costs" in text and "## What part selection costs" not in alone
     assert "evidence for these claims; none are recorded yet." in alone and "None are recorded yet:" in alone
 
 
@@ -253,7 +266,7 @@ def test_the_chinese_page_has_the_same_numbers_and_no_english_words(pages):
     tables = [[numbers.findall(line) for line in one.splitlines() if line.startswith("|")] for one in (english, text)]
     assert tables[0] == tables[1] and len(tables[0]) > 100
     words = {word for line in text.splitlines() if line.startswith("|") for word in re.findall("[A-Za-z]+", line)}
-    names = {"ResNet", "ViT", "PSM", "CNN", "EfficientNet", "Lite", "ImageNet", "A", "B", "a", "clock"}
+    names = {"ResNet", "ViT", "PSM", "CNN", "EfficientNet", "Lite", "ImageNet", "ECE", "MB", "A", "B"}
     assert words <= {*names, *FUSIONS, "flatten", "random", "Holm", "p"}
     assert not any(bracket in line for line in text.splitlines() if line.startswith("|") for bracket in "()")
     prose = re.sub(r"`[^`]*`|\[.*?\]\(.*?\)", "", text)

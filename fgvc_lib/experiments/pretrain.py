@@ -1,4 +1,4 @@
-"""Pre-training on the synthetic birds' other world, whose species the report's birds are not: a small ImageNet."""
+"""Pre-training on synthetic birds of species that the report's own birds are not: a small ImageNet."""
 
 import hashlib
 from pathlib import Path
@@ -31,7 +31,7 @@ WEIGHTS = {"vit_micro16": "data/weights/vit_micro16.npz", "resnet18": "data/weig
 
 
 def pretrain_model(model: Literal["vit_micro16", "resnet18"]) -> Path:
-    """Train a model on the pretrain world and keep its weights, with a model card beside them (hours on a CPU).
+    """Train a model on the built-in birds for pre-training and keep its weights, with a card beside them (hours on a CPU).
 
     Draws the birds first if they are not there; goes on where an interrupted call stopped. Returns the weights' file, in
     half precision: Google's .npz for the ViT, safetensors with torchvision's names for the ResNet.
@@ -57,8 +57,8 @@ def _card(run: Run, path: Path) -> str:
     low, high = wilson(correct.sum(), len(correct))
     rows = {
         "Model": f"{experiment.model}, {about['parameters'] / 1e6:.1f} M parameters, half precision",
-        "Trained on": f"built-in birds, world `pretrain`: {sizes.genera} genera of {sizes.species} species, {sizes.train} "
-        f"images of each, seed {SEED}; none of these species is in the report's world, `benchmark`",
+        "Trained on": f"built-in birds of the set `pretrain`: {sizes.genera} genera of {sizes.species} species, {sizes.train} "
+        f"images of each, seed {SEED}; none of these species is in the report's own set, `benchmark`",
         "Images": f"crops of {experiment.image_size} x {experiment.image_size} from {experiment.resize_size} x "
         f"{experiment.resize_size}, flipped at random; {experiment.steps * experiment.batch_size:,} seen",
         "Optimiser": f"{experiment.optimizer}, peak learning rate {experiment.lr}, weight decay {experiment.weight_decay}, "
@@ -69,6 +69,6 @@ def _card(run: Run, path: Path) -> str:
         "Made": f"in {about['seconds'] / 60:.0f} minutes on {about['device']}, torch {about['versions']['torch']}, with "
         f"`python -m fgvc_lib pretrain {experiment.model}`",
         "SHA-256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "Licence": "MIT, as the drawings",
+        "Licence": "MIT, as the images",
     }
     return f"# {path.name}\n\n| | |\n|---|---|\n" + "".join(f"| {key} | {value} |\n" for key, value in rows.items())

@@ -10,10 +10,12 @@ from ..config import project_path
 from ..experiments.bench import DENSE_REPEATS, BenchSetting, environment, growth, loading, measure, resolve
 from ..files import write_whole
 from . import plots
+from .tables import readable
+from .words import Words
 
 
 def measure_cost(setting: BenchSetting, quick: bool = False, json: Path | None = None) -> str:
-    """Measure what part selection costs beside the plain ViT and a dense implementation (half an hour on two cores).
+    """Measure what part selection costs beside the ViT without it and with every map kept (half an hour on two cores).
 
     Args:
         setting: what to measure.
@@ -34,8 +36,8 @@ def measure_cost(setting: BenchSetting, quick: bool = False, json: Path | None =
     dense = min(setting.repeats, DENSE_REPEATS)
     lines = [
         f"{setting.model}, stride {setting.stride}, precision {setting.precision}; {about['device']}, {about['torch']}.",
-        f"Batches of {setting.batch_size}; ratios are of medians over {setting.repeats} rounds (dense rows: {dense}), "
-        f"to the plain ViT.\n\n{cost_table(table).to_string()}\n",
+        f"Batches of {setting.batch_size}; ratios are of medians over {setting.repeats} rounds ({dense} where every map "
+        f"is kept), to the ViT without PSM.\n\n{cost_table(table).to_string()}\n",
     ]
     if len(setting.sizes) > 1:
         exponents = ", ".join(f"{row} {value:.2f}" for row, value in growth(table).items())
@@ -45,18 +47,9 @@ def measure_cost(setting: BenchSetting, quick: bool = False, json: Path | None =
 
 
 def cost_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The table of `bench.measure` as text; ratios are to the plain ViT of the same size."""
-    formats = {
-        "training step": "{train_ratio:.2f}",
-        "95 % interval": "{train_low:.2f} – {train_high:.2f}",
-        "inference": "{infer_ratio:.2f}",
-        "memory, MB": "{memory_mb:,.0f}",
-        "images/s": "{images_s:.2f}",
-    }
-    places = pd.MultiIndex.from_frame(table[["size", "patches", "row"]], names=["pixels", "patches", "model"])
-    text = pd.DataFrame(index=places)
-    for column, cell in formats.items():
-        text[column] = ["–" if row["problem"] else cell.format_map(row) for row in table.to_dict("records")]
+    """The table of `bench.measure` as text; ratios are to the ViT of the same size without part selection."""
+    text = readable(table, "cost")
+    text = text.set_index(list(text.columns[:2]), append=True)
     failed = (table["problem"] != "").to_numpy()
-    text.loc[failed, "training step"] = table.loc[failed, "problem"].to_numpy()
+    text.loc[failed, Words().text["columns"]["step"]] = table.loc[failed, "problem"].to_numpy()
     return text

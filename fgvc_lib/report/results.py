@@ -1,4 +1,4 @@
-"""The pages of results, and the claims wherever they are shown."""
+"""The pages of results, and the table of models on the front pages."""
 
 import re
 
@@ -9,43 +9,59 @@ from ..config import project_path
 from ..experiments.ablation import made
 from ..experiments.curve import areas
 from ..experiments.summaries import controls, gradients, pretraining, selections, summary
+from ..experiments.variants import REFERENCE
 from .claims import FAR, LITTLE, Evidence, claims
 from .tables import markdown, readable
 from .words import template
 
-# Language: the page of results, and the page in which the verdicts stand between two marks.
+# Language: the page of results, and the front page, in which a table of models stands between two marks.
 PAGES = {"en": ("RESULTS.md", "README.md"), "zh-CN": ("RESULTS.zh-CN.md", "README.zh-CN.md")}
+FRONT = (
+    "resnet18", "efficientnet_lite0", "vit", REFERENCE, "vit_overlap_larger_image", "psm_lastlayer", "psm_mul",
+    "psm_mul_top8", "psm_mul_contrastive", "psm_random",
+)  # fmt: skip
 
 
 def claims_text(evidence: Evidence, lang: str = "en") -> str:
-    """The claims of the course report in Markdown: the rule of the verdicts, the table, and what limits it."""
+    """The claims of the course report in Markdown: the verdicts, their rule, what was measured, and what limits it."""
     return _render(f"claims.{lang}.md", lang, _values(evidence))
 
 
 def results_pages(evidence: Evidence, drawings: pd.DataFrame) -> dict[str, str]:
-    """The text of each file in PAGES: templates/results.LANG.md filled in, and the verdicts in the README anew.
+    """The text of each file in PAGES: templates/results.LANG.md filled in, and the front page with its table made anew.
 
-    drawings: the records on photographs of models that were pre-trained on drawings, or not at all.
+    drawings: the records on photographs of models that were pre-trained on built-in birds, or not at all.
     """
     values = _values(evidence) | {"drawings": _about(drawings), "pretraining": pretraining(drawings)}
     values["birds"] |= _tables(evidence.birds) | {"gradients": gradients(evidence.birds)}
+    values["cost"] = evidence.cost and evidence.cost | {"rows": pd.DataFrame(evidence.cost["rows"])}
     for name, records in evidence.photographs.items():
         values["photographs"][name] |= _tables(records)
     for name, records in evidence.curves.items():
         (values["photographs"][name] if name else values["birds"])["areas"] = areas(records)
     pages = {}
-    for lang, (results, readme) in PAGES.items():
+    for lang, (results, front) in PAGES.items():
         pages[results] = _render(f"results.{lang}.md", lang, values)
-        verdicts = markdown(readable(values["claims"], "verdicts", lang))
-        text = project_path(readme).read_text(encoding="utf-8")
-        pages[readme] = re.sub("(?s)(<!-- claims -->\n).*?(\n<!-- end -->)", rf"\1\n{verdicts}\n\2", text)
+        tables = [markdown(readable(front_table(records), "front", lang)) for records in evidence.photographs.values()]
+        text, table = project_path(front).read_text(encoding="utf-8"), "\n\n".join(tables)
+        pages[front] = re.sub("(?s)(<!-- models -->\n).*?(\n<!-- end -->)", rf"\1\n{table}\n\2", text)
     return pages
+
+
+def front_table(records: pd.DataFrame) -> pd.DataFrame:
+    """The `summary` of the models in FRONT that were recorded, with the columns parameters (millions) and weights (the
+    option that they were trained with)."""
+    runs = {run["variant"]: run for run in made(records)}
+    table = summary(records)
+    table = table.loc[[key for key in FRONT if key in table.index]]
+    parameters = [runs[key]["environment"]["parameters"] / 1e6 for key in table.index]
+    return table.assign(parameters=parameters, weights=[runs[key]["experiment"]["weights"] for key in table.index])
 
 
 def _values(evidence):
     photographs = {name: _about(records) for name, records in evidence.photographs.items()}
-    bounds = {"little": f"{100 * LITTLE:.0f}", "far": f"{100 * FAR:.0f}"}
-    return bounds | {"claims": claims(evidence), "photographs": photographs, "birds": _about(evidence.birds)}
+    fixed = {"little": f"{100 * LITTLE:.0f}", "far": f"{100 * FAR:.0f}", "device": evidence.bench["environment"]["device"]}
+    return fixed | {"claims": claims(evidence), "photographs": photographs, "birds": _about(evidence.birds)}
 
 
 def _about(records):

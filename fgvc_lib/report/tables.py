@@ -41,9 +41,9 @@ def compare(one: Run, other: Run) -> str:
 def readable(table: pd.DataFrame, kind: str = "runs", lang: str = "en") -> pd.DataFrame:
     """A table of numbers as a table of text; a column whose numbers the table does not have is left out.
 
-    kind: "runs" (`results_table`), "claims" or, without what was measured, "verdicts" (`claims.claims`), "summary",
-    "controls", "selections", "gradients" or "pretraining" (the functions in `summaries`), "areas" (`curve.areas`), or "maps"
-    (means of `localise`, one row per run or method).
+    kind: "runs" (`results_table`), "claims" or parts of it, "verdicts" and "measured" (`claims.claims`), "summary",
+    "controls", "selections", "gradients" or "pretraining" (the functions in `summaries`), "front" (`results.front_table`),
+    "areas" (`curve.areas`), "cost" (`bench.measure`), or "maps" (means of `localise`, one row per run or method).
     """
     words, numbers, text = Words(lang), table.reset_index(names="key"), pd.DataFrame()
     for column, (style, *sources) in LAYOUTS[kind].items():
@@ -81,7 +81,7 @@ def _cell(words, style, *values):
         return words.text["stop"].join(cells) or words.text["none"]
     if style == "bench":
         level, found = values
-        times = [words.write(style, *place, one.measured[0]) for place, one in found.items()]
+        times = [words.write(style, one.measured[0]) for one in found.values()]
         return words.write("level", level) + "".join(times)
     if pd.isna(list(values)).any():
         return words.text["none"]

@@ -29,8 +29,8 @@ class Words(string.Formatter):
             return known_variants()[value].title_zh
         if format_spec == "title":
             return title_of(value)
-        if format_spec == "rule":
-            return self.text["rule"].get(value, value)
+        if format_spec in ("rule", "weights"):
+            return self.text[format_spec].get(value, value)
         if format_spec in ("claim", "said", "verdict", "level", "why"):
             return self.text[format_spec][value]
         if format_spec == "p":
