@@ -171,8 +171,8 @@ PROFILES = {
         resize_size=144, batch_size=16, epochs=7, warmup_steps=50, optimizer="adamw", lr=2e-5, head_lr=1e-3,
         weight_decay=0.05, label_smoothing=0.1, precision="bf16", log_every=30, checkpoint_every=120,
     ),
-    # The course report's own set-up (it says 224 in one place and 228 in another; both make as many patches). It names neither
-    # optimiser nor number of steps: SGD and 20,000 steps of 8 images, the 160,000 of its schedule, are TransFG's.
+    # The course report's own set-up (it says 224 in one place and 228 in another; both make as many patches). It names
+    # neither optimiser nor number of steps: SGD and 20,000 steps of 8, the 160,000 images of its schedule, are TransFG's.
     "full": Experiment(
         profile="full", data="data/CUB_200_2011", model="vit_b16", weights="data/weights/ViT-B_16.npz", image_size=224,
         resize_size=256, batch_size=8, steps=20_000, warmup_steps=1_000, lr=1e-2, log_every=50, checkpoint_every=2_000,

@@ -57,8 +57,8 @@ def _card(run: Run, path: Path) -> str:
     low, high = wilson(correct.sum(), len(correct))
     rows = {
         "Model": f"{experiment.model}, {about['parameters'] / 1e6:.1f} M parameters, half precision",
-        "Trained on": f"built-in birds of the set `pretrain`: {sizes.genera} genera of {sizes.species} species, {sizes.train} "
-        f"images of each, seed {SEED}; none of these species is in the report's own set, `benchmark`",
+        "Trained on": f"built-in birds of the set `pretrain`: {sizes.genera} genera of {sizes.species} species, "
+        f"{sizes.train} images of each, seed {SEED}; none of these species is in the report's own set, `benchmark`",
         "Images": f"crops of {experiment.image_size} x {experiment.image_size} from {experiment.resize_size} x "
         f"{experiment.resize_size}, flipped at random; {experiment.steps * experiment.batch_size:,} seen",
         "Optimiser": f"{experiment.optimizer}, peak learning rate {experiment.lr}, weight decay {experiment.weight_decay}, "

@@ -13,8 +13,9 @@ from ..experiments.curve import heights
 from ..experiments.statistics import holm, interval, p_value, paired, values_of
 from ..experiments.variants import FOUR, REFERENCE
 
-# Two words of the course report that need a number. "Very little": less than 2 points; in TransFG's paper 1.4 lie between its
-# model and the ViT that it starts from (91.7 and 90.3 %). "Far better": more than 10 points, half of the course report's gap.
+# Two words of the course report that need a number. "Very little": less than 2 points; in TransFG's paper 1.4 lie between
+# its model and the ViT that it starts from (91.7 and 90.3 %). "Far better": more than 10 points, half of the gap between the
+# course report's two models.
 LITTLE, FAR = 0.02, 0.10
 CNN = "efficientnet_lite0"  # the one that has seen ImageNet
 
