@@ -1,6 +1,7 @@
 import io
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -49,15 +50,19 @@ def test_a_rule_has_one_colour_in_every_figure():
     keys = [f"psm_{rule}" for rule in FUSIONS]
     curves = lines(plots.learning_curves(dict.fromkeys(keys, METRICS)).axes[1])
     cost = lines(plots.cost(bench(["plain", *FUSIONS, "dense mul"]), 0.9).axes[1])
-    rates = pd.DataFrame(0.5, index=["one", "two"], columns=list(FUSIONS))
-    bars = dict(zip(FUSIONS, plots.hit_rates(rates, rates).axes[0].containers, strict=True))
+    numbers = {"rate": 0.5, "low": 0.4, "high": 0.6, "chance": 0.3}
+    rates = pd.DataFrame([{"measure": measure, "rule": rule, **numbers} for measure in ("one", "two") for rule in FUSIONS])
+    panels = plots.hit_rates(rates).axes
+    points = [line for line in panels[0].lines if line.get_marker() not in ("", "None", None)]
+    assert [text.get_text() for text in panels[1].get_xticklabels()] == [*FUSIONS] and panels[1].get_title() == "two"
     attacks = pd.DataFrame({"variant": keys, "epsilon": 1.0, "accuracy": 0.5, "low": 0.4, "high": 0.6})
     attacked = lines(plots.robustness(attacks).axes[0])
-    for rule in FUSIONS:
-        bar = to_hex(bars[rule][0].get_facecolor())
-        assert curves[f"PSM {rule}"][0] == attacked[f"PSM {rule}"][0] == cost[rule][0] == bar
+    for rule, point in zip(FUSIONS, points, strict=True):
+        assert curves[f"PSM {rule}"][0] == attacked[f"PSM {rule}"][0] == to_hex(point.get_color())
+        assert cost.get(rule, curves[f"PSM {rule}"])[0] == curves[f"PSM {rule}"][0]
     assert len({colour for colour, _ in curves.values()}) == len(FUSIONS)
-    assert cost["dense mul"] == (cost["mul"][0], "--") and cost["plain"][0] not in {cost[rule][0] for rule in FUSIONS}
+    assert list(cost) == ["plain", "matmul", "mul", "dense mul"]  # few lines: the other rules lie on top of them
+    assert cost["dense mul"] == (cost["mul"][0], "--") and cost["plain"][0] not in (cost["mul"][0], cost["matmul"][0])
 
 
 def test_variants_of_one_rule_differ_in_their_lines():
@@ -67,17 +72,30 @@ def test_variants_of_one_rule_differ_in_their_lines():
     assert len(set(found.values())) == 5 and found["mine"][0] == "#000000"
 
 
-def test_bars_are_in_the_colours_of_their_families():
-    keys = ["efficientnet_lite0", "vit", "psm_mul", "psm_random", "mine"]
-    numbers = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "images": 10, "seeds": 5, "p": 0.01}
+def test_models_are_grouped_by_what_they_ask_in_the_colours_of_their_families():
+    keys = ["efficientnet_lite0", "vit", "psm_mul", "psm_mul_top2", "psm_random", "mine"]
+    numbers = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "images": 10, "seeds": 5}
     table = pd.DataFrame(numbers, index=keys).assign(difference=0.1, difference_low=0.0, difference_high=0.2)
-    axis = plots.accuracy_bars(table).axes[0]
-    colours = [to_hex(bar.get_facecolor()) for bar in axis.patches][::-1]
-    assert colours == [plots.FAMILIES[known_variants()[key].family] for key in keys[:-1]] + ["#000000"]
-    assert len(set(colours)) == 5
-    names = [text.get_text() for text in axis.get_yticklabels()][::-1]
-    assert names == ["EfficientNet-Lite0", "ViT", "PSM mul", "PSM random", "mine"]
-    assert "points more than ViT, 95 % interval, 5 seeds x 10 images" in plots.differences(table, "vit").axes[0].get_xlabel()
+    figure = plots.accuracies({"photographs": table, "birds": table.iloc[:3]})
+    assert [axis.get_title() for axis in figure.axes] == ["photographs", "birds"]
+    assert [len(axis.patches) for axis in figure.axes] == [6, 3]
+    names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert names == ["ViT", "PSM mul", "PSM mul, 2 patches a head", "EfficientNet-Lite0", "PSM random", "mine"]
+    heads = [text.get_text() for text in figure.axes[0].texts if text.get_fontweight() == "bold"]
+    assert heads == ["The course report's steps", "More patches a head", "Controls", "Others"]
+    for bar, key in zip(figure.axes[0].patches, keys, strict=True):
+        known = known_variants().get(key)
+        assert to_hex(bar.get_facecolor()) == (plots.FAMILIES[known.family] if known else "#000000")
+
+
+def test_a_difference_that_would_squeeze_the_others_is_a_number():
+    table = pd.DataFrame({"images": 10, "seeds": 5}, index=["resnet18", "vit", "psm_mul"])
+    table[["difference", "difference_low", "difference_high"]] = [[-0.37, -0.4, -0.34], [np.nan] * 3, [-0.03, -0.04, -0.01]]
+    (axis,) = plots.differences({"photographs": table}, "vit").axes
+    assert axis.get_xlabel() == "points more than ViT\n95 % interval, 5 seeds x 10 images"
+    assert axis.get_xlim()[1] < 12 and "-37 (-40 to -34)" in [text.get_text() for text in axis.texts]
+    drawn = [line.get_xdata() for line in axis.lines if line.get_marker() == "o"]
+    assert len(drawn) == 1 and drawn[0][0] == pytest.approx(-3)
 
 
 def test_what_could_not_be_measured_is_left_out():
@@ -100,19 +118,31 @@ def test_photographs_become_pictures():
     ]
     for figure in figures:
         assert plots.png(figure).startswith(b"\x89PNG")
-    assert [len(axis.images) for axis in figures[0].axes] == [1] * 6
+    assert [len(axis.images) for axis in figures[0].axes[:6]] == [1] * 6
+    zooms = [axis for below in figures[3].axes[3:6] for axis in below.child_axes]  # below the first row of three
+    assert len(zooms) == 3 and zooms[0].get_xlim() == (pytest.approx(4 - 32 / 12), pytest.approx(4 + 32 / 12))
+    crosses = (
+        plots.selected_patches([picture], np.array([[0, 1]]), ["a"], 3, 12, 10, [np.array([[8.0, 16.0]])]).axes[0].lines
+    )
+    assert [line.get_xydata().tolist() for line in crosses] == [[[80, 160]]] * 2
     box = figures[2].axes[0].patches[0]
     assert (box.get_x(), box.get_width()) == (pytest.approx(2 * 10 - 0.5), pytest.approx(8 * 10))
 
 
-def test_photographs_keep_their_colours(tmp_path, monkeypatch):
+def test_pictures_keep_their_colours(tmp_path, monkeypatch):
     monkeypatch.setenv("FIGURES", str(tmp_path))
-    figure, colours = plots.image_grid([RNG.random((64, 64, 3))] * 2, ["a"] * 2), {}
-    for data in ("", "photographs"):
-        monkeypatch.setenv("DATA", data)
-        image = Image.open(io.BytesIO(plots.show(figure, "picture", "two pictures").data)).convert("RGB")
-        colours[data] = len(image.getcolors(image.width * image.height))
-    assert colours[""] <= 256 < colours["photographs"]
+    shown = plots.show(plots.image_grid([RNG.random((64, 64, 3))] * 2, ["a"] * 2), "picture", "two pictures")
+    image = Image.open(io.BytesIO(shown.data))
+    assert image.format == "JPEG" and len(image.getcolors(image.width * image.height)) > 10_000
+    assert [path.name for path in tmp_path.iterdir()] == ["picture.jpg"] and shown.alt == "two pictures"
+
+
+def test_charts_are_drawings_with_a_text_alternative_and_always_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("FIGURES", str(tmp_path))
+    texts = [plots.show(plots.shares({"a": np.linspace(0, 1, 9)}, "b"), "chart", 'a "b" & c').data for _ in range(2)]
+    assert texts[0] == texts[1] and [path.name for path in tmp_path.iterdir()] == ["chart.svg"]
+    root = ElementTree.fromstring((tmp_path / "chart.svg").read_bytes())
+    assert root.attrib["role"] == "img" and root.attrib["aria-label"] == 'a "b" & c'
 
 
 def test_a_grid_has_a_frame_a_patch_and_says_how_many():
@@ -127,6 +157,5 @@ def test_a_grid_has_a_frame_a_patch_and_says_how_many():
 def test_figures_from_a_run_are_written_whole(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("FIGURES", str(tmp_path / "figures"))
     run = fit(tiny, progress=False)
-    image = plots.show(plots.learning_curves({"tiny": run.metrics}), "curve", "a curve")
-    assert (tmp_path / "figures" / "curve.png").read_bytes() == image.data
-    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["curve.png", "curve.svg"]
+    plots.show(plots.learning_curves({"tiny": run.metrics}), "curve", "a curve")
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["curve.svg"]

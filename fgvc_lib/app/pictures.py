@@ -13,6 +13,7 @@ from ..datasets.geometry import patch_boxes
 
 # seaborn's palette for the colour-blind, its two oranges apart
 COLOURS = ("#0173b2", "#de8f05", "#029e73", "#cc78bc", "#56b4e9", "#d55e00", "#ca9161", "#fbafe4", "#949494", "#ece133")
+COLOUR_MAP = "magma"  # perceptually even and readable in grey
 SIZE = 320  # pixels, both ways
 # For names of classes in Chinese, which the usual font has no letters for; the first that is installed is used.
 CJK = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "PingFang SC", "Microsoft YaHei")
@@ -29,7 +30,7 @@ def photograph(picture: np.ndarray) -> Image.Image:
     return _enlarge(picture, Image.Resampling.BICUBIC)
 
 
-def overlay(picture: np.ndarray, weights: np.ndarray, patch_size: int, stride: int, strength: float = 0.65) -> Image.Image:
+def overlay(picture: np.ndarray, weights: np.ndarray, patch_size: int, stride: int, strength: float = 0.5) -> Image.Image:
     """A picture (H, W, 3) under the patches' weights (rows, cols), scaled to 0..1; strength: 0 no map, 1 nothing else.
 
     Each weight colours the stride-wide cell in its patch's middle; what no patch's middle covers stays as it is. Weights
@@ -98,8 +99,8 @@ def jpeg(image: Image.Image) -> bytes:
 
 
 def _coloured(values, low, high):
-    """Values from low to high in colours (..., 3), which are perceptually even and readable in grey; one if low is high."""
-    return matplotlib.colormaps["magma"](Normalize(low, high, clip=True)(values))[..., :3]
+    """Values from low to high in colours (..., 3); one colour if low is high."""
+    return matplotlib.colormaps[COLOUR_MAP](Normalize(low, high, clip=True)(values))[..., :3]
 
 
 def _enlarge(picture, how):

@@ -8,20 +8,21 @@ import textwrap
 from collections.abc import Sequence
 from itertools import chain, product
 from typing import TYPE_CHECKING
+from xml.sax.saxutils import quoteattr
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
 
-from ..app.pictures import COLOURS, SIZE, heat, marked, overlay, photograph
-from ..config import active_experiment, figures_folder
+from ..app.pictures import COLOUR_MAP, COLOURS, SIZE, heat, marked, overlay, photograph
+from ..config import figures_folder
 from ..datasets.geometry import patch_boxes
 from ..experiments.variants import known_variants, title_of
-from ..files import whole_file, write_whole
+from ..files import write_whole
 from ..part_selection import FUSIONS
 from .words import Words
 
@@ -37,42 +38,70 @@ LOOKS = {
     "random_on_bird": ("black", "p"),
 }  # fmt: skip
 UNKNOWN = "black"  # what is no variant of the report
+DPI = 180  # of pictures: two pixels for one of a common screen
+ZOOM = 6  # how many times a mark is enlarged
+QUESTIONS = (
+    "The course report's steps",
+    "Other ways to fuse",
+    "More patches a head",
+    "Larger, longer",
+    "Controls",
+    "Others",
+)
+WIDEST = 10  # points; a difference beyond would squeeze all others, and is a number at the edge
+COST_ROWS = ("plain", "mul", "mul, 8 a head", "matmul", "dense mul", "dense matmul")  # the others lie on top of these
 BESIDE = {"frameon": False, "loc": "center left", "bbox_to_anchor": (1, 0.5)}  # a legend to the right of its axes
 
 
-def show(figure: Figure, name: str, alt: str) -> "IPython.display.Image":
-    """Write figures/NAME.png, and .svg of a figure that is all lines and text, and return the picture for the notebook,
-    with `alt` as its text alternative."""
-    from IPython.display import Image as Shown  # only notebooks need it
+def show(figure: Figure, name: str, alt: str) -> "IPython.display.Image | IPython.display.SVG":
+    """Write a figure with pictures to figures/NAME.jpg, one of lines and text to figures/NAME.svg, and return it for the
+    notebook, with `alt` as its text alternative."""
+    from IPython.display import SVG  # only notebooks need it
+    from IPython.display import Image as Shown
 
-    pictures = any(axis.images for axis in figure.axes)
-    data, folder = png(figure, bool(pictures and active_experiment().data)), figures_folder()
-    write_whole(folder / f"{name}.png", data)
-    if not pictures:  # they do not grow sharper
-        with matplotlib.rc_context({"svg.hashsalt": name}), whole_file(folder / f"{name}.svg") as file:  # always the same
-            figure.savefig(file, format="svg", metadata={"Date": None, "Title": alt})
-    return Shown(data, alt=alt)
+    if any(axis.images for axis in figure.axes):
+        write_whole(figures_folder() / f"{name}.jpg", data := jpeg(figure))
+        return Shown(data, alt=alt)
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):  # always the same
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue().replace("<svg ", f'<svg role="img" aria-label={quoteattr(alt)} ', 1)
+    write_whole(figures_folder() / f"{name}.svg", text)
+    return SVG(text)
 
 
-def png(figure: Figure, photographs: bool = False) -> bytes:
-    """A figure as the bytes of a PNG file, with a palette of 256 colours, a third of the size, unless it shows photographs,
-    whose colours tell species apart."""
-    buffer, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(buffer, dpi=90)
-    image = Image.open(buffer).convert("RGB")
-    (image if photographs else image.quantize()).save(small, "png", optimize=True)
-    return small.getvalue()
+def png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=DPI)
+    return buffer.getvalue()
+
+
+def jpeg(figure: Figure) -> bytes:
+    """A figure as the bytes of a JPEG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="jpeg", dpi=DPI, pil_kwargs={"quality": 85})
+    return buffer.getvalue()
 
 
 def image_grid(pictures: Sequence, titles: Sequence[str], columns: int = 6, marks: Sequence = ()) -> Figure:
-    """Pictures (H, W, 3) in rows of `columns`, each with a title; marks: for each, points (M, 2) x y to circle."""
-    figure, axes = _panels(-(-len(pictures) // columns), columns, ratio=1.1)
-    for axis, picture, title in zip(axes.flat, pictures, titles, strict=False):
+    """Pictures (H, W, 3) in rows of `columns`, each with a title; marks: for each, points (M, 2) x y, the first two of which
+    are framed, and shown enlarged below the picture."""
+    heights = (1, 0.5) if len(marks) else (1,)
+    figure, axes = _panels(-(-len(pictures) // columns), columns, ratio=sum(heights) + 0.12, heights=heights)
+    upper, lower = axes[:: len(heights)], axes[len(heights) - 1 :: len(heights)]
+    for axis, picture, title in zip(upper.flat, pictures, titles, strict=False):
         axis.imshow(picture)
         axis.set_title(title, fontsize=9)
-    for axis, points in zip(axes.flat, marks, strict=False):
-        for colour, width in (("black", 3), ("white", 1.5)):
-            axis.scatter(*np.reshape(points, (-1, 2)).T, s=420, facecolors="none", edgecolors=colour, linewidths=width)
+    for axis, below, picture, points in zip(upper.flat, lower.flat, pictures, marks, strict=False):
+        side = np.array(np.shape(picture)[1::-1]) / ZOOM  # width, height
+        for place, (point, colour) in enumerate(zip(points, (ORANGE, SKY), strict=False)):
+            x, y = np.clip(point - side / 2, 0, (ZOOM - 1) * side)
+            axis.add_patch(Rectangle((x, y), *side, fill=False, edgecolor=colour, linewidth=1.5))
+            zoom = below.inset_axes((0.51 * place, 0, 0.49, 1))
+            zoom.imshow(picture)
+            zoom.set(xticks=[], yticks=[], xlim=(x, x + side[0]), ylim=(y + side[1], y))
+            zoom.spines[:].set(color=colour, linewidth=2)
     return figure
 
 
@@ -119,19 +148,36 @@ def position_similarity(pos_embed: torch.Tensor, grid: tuple[int, int]) -> Figur
 def attention_maps(
     pictures: Sequence, maps: np.ndarray, titles: Sequence[str], rows: Sequence[str], patch_size: int, stride: int
 ) -> Figure:
-    """R pictures, one per row, and over them maps (R, M, rows, cols) of patch weights, each scaled to its own maximum."""
+    """R pictures, one per row, and over them maps (R, M, rows, cols) of patch weights, each scaled to its own range."""
     shown = []
     for picture, row in zip(pictures, maps, strict=True):
         shown.append([photograph(picture), *(overlay(picture, weights, patch_size, stride) for weights in row)])
-    return _grid(shown, ("picture", *titles), rows, size=1.5)[0]
+    figure, axes = _grid(shown, ("picture", *titles), rows, size=1.5)
+    bar = figure.colorbar(ScalarMappable(cmap=COLOUR_MAP), ax=axes, shrink=0.6, aspect=30, pad=0.01, ticks=[0, 1])
+    bar.ax.set_yticklabels(["smallest weight\nof a panel", "largest"], fontsize=8)
+    return figure
 
 
 def selected_patches(
-    pictures: Sequence, parts: np.ndarray, titles: Sequence[str], columns: int, patch_size: int, stride: int
+    pictures: Sequence,
+    parts: np.ndarray,
+    titles: Sequence[str],
+    columns: int,
+    patch_size: int,
+    stride: int,
+    points: Sequence = (),
 ) -> Figure:
-    """Pictures with the patches (B, K) that were selected, numbered and coloured by head; columns: of the patch grid."""
+    """Pictures with the patches (B, K) that were selected, numbered and coloured by head; columns: of the patch grid.
+
+    points: for each picture, the places (M, 2) x y that should be hit, each a cross.
+    """
     framed = [marked(picture, some, columns, patch_size, stride) for picture, some in zip(pictures, parts, strict=True)]
-    return image_grid(framed, titles, min(6, len(pictures)))
+    figure = image_grid(framed, titles, min(6, len(pictures)))
+    for axis, some in zip(figure.axes, points, strict=False):
+        x, y = np.reshape(some, (-1, 2)).T * SIZE / len(pictures[0])
+        for colour, width in (("black", 3), ("white", 1.2)):
+            axis.plot(x, y, "+", color=colour, markersize=8, markeredgewidth=width)
+    return figure
 
 
 def shares(values: dict[str, np.ndarray], xlabel: str) -> Figure:
@@ -160,37 +206,88 @@ def learning_curves(metrics: dict[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def accuracy_bars(table: pd.DataFrame) -> Figure:
-    """`tables.results_table` (one run per variant) or `summaries.summary` (several seeds) as bars with their intervals."""
-    figure, (axis,) = _axes(8, 0.42 * len(table) + 0.9)
-    table = table[::-1]
-    names, colours = [title_of(key) for key in table.index], [_family_colour(key) for key in table.index]
-    error = np.abs(table[["low", "high"]].to_numpy() - table[["accuracy"]].to_numpy()).T
-    axis.barh(names, table["accuracy"], xerr=error, color=colours, capsize=3, height=0.65)
-    for place, (accuracy, high) in enumerate(zip(table["accuracy"], table["high"], strict=True)):
-        axis.text(high + 0.01, place, f"{accuracy:.1%}", va="center", fontsize=9)
-    kind, seeds = ("bootstrap", int(table["seeds"].max())) if "seeds" in table else ("Wilson", 1)
-    count = f"{int(table['images'].max()):,} test images, {seeds} seed{'s' * (seeds > 1)}"
-    axis.set_xlabel(f"test accuracy, 95 % {kind} interval, {count}")
-    axis.set_xlim(0, min(1.1, table["high"].max() + 0.12))
-    axis.grid(axis="y", visible=False)
+def accuracies(tables: dict[str, pd.DataFrame]) -> Figure:
+    """`summaries.summary` by name: accuracies with their intervals, a panel a table, variants grouped by question."""
+    figure, axes, places = _by_question(tables)
+    for axis, (name, table) in zip(axes, tables.items(), strict=True):
+        for key, row in table.iterrows():
+            axis.barh(places[key], 100 * row["accuracy"], color=_family_colour(key), height=0.7)
+            axis.plot(100 * row[["low", "high"]], [places[key]] * 2, color="black", linewidth=1.5)
+            axis.text(100 * row["high"] + 1.5, places[key], f"{100 * row['accuracy']:.1f}", va="center", fontsize=8)
+        axis.set(title=name, xlabel=f"test accuracy, %\n{_counts(table)}", xlim=(0, 112), xticks=range(0, 101, 20))
     return figure
 
 
-def differences(table: pd.DataFrame, reference: str) -> Figure:
-    """`summaries.summary`: how much more accurate each variant is than `reference`, with its interval, in points."""
-    figure, (axis,) = _axes(8, 0.36 * len(table) + 0.9)
-    table = table.drop(index=reference)[::-1]
-    for place, (key, row) in enumerate(table.iterrows()):
-        low, middle, high = 100 * row[["difference_low", "difference", "difference_high"]]
-        colour = _family_colour(key)
-        axis.plot([low, high], [place, place], color=colour, linewidth=2)
-        axis.plot(middle, place, "o", color=colour, markersize=7)
-    axis.axvline(0, color="black", linewidth=1)
-    axis.set_yticks(range(len(table)), [title_of(key) for key in table.index])
-    counts = f"{int(table['seeds'].max())} seeds x {int(table['images'].max()):,} images"
-    axis.set_xlabel(f"points more than {title_of(reference)}, 95 % interval, {counts}", fontsize=9)
+def differences(tables: dict[str, pd.DataFrame], reference: str) -> Figure:
+    """`summaries.summary` by name: how much more accurate each variant is than `reference`, with its interval, in points.
+
+    A difference of more than WIDEST points is written at the edge.
+    """
+    figure, axes, places = _by_question({name: table.drop(index=reference) for name, table in tables.items()})
+    for axis, (name, table) in zip(axes, tables.items(), strict=True):
+        for key, row in table.drop(index=reference).iterrows():
+            low, middle, high = 100 * row[["difference_low", "difference", "difference_high"]]
+            place, colour = places[key], _family_colour(key)
+            if abs(middle) > WIDEST:
+                side = np.sign(middle)
+                words = f"{middle:+.0f} ({low:+.0f} to {high:+.0f})"
+                axis.plot(side * WIDEST, place, "<" if side < 0 else ">", color=colour, markersize=7)
+                axis.text(side * (WIDEST - 0.6), place, words, va="center", ha="left" if side < 0 else "right", fontsize=8)
+                continue
+            axis.plot(np.clip([low, high], -WIDEST, WIDEST), [place] * 2, color=colour, linewidth=2)
+            axis.plot(middle, place, "o", color=colour, markersize=6)
+        axis.axvline(0, color="black", linewidth=1)
+        axis.set(
+            title=name, xlabel=f"points more than {title_of(reference)}\n{_counts(table)}", xlim=(-WIDEST - 1, WIDEST + 1)
+        )
     return figure
+
+
+def _by_question(tables):
+    """A panel a table, which share their lines: a line a variant, below the question that it answers.
+
+    -> figure, axes, the place of each variant's line.
+    """
+    keys = list(dict.fromkeys(chain(*(table.index for table in tables.values()))))
+    groups = {question: [key for key in keys if _question(key) == question] for question in QUESTIONS}
+    places, heads, at = {}, {}, 0.0
+    for question, members in groups.items():
+        if members:
+            heads[question] = at
+            places |= {key: at + 1 + place for place, key in enumerate(members)}
+            at += len(members) + 1.6
+    figure, axes = _axes(4.2 * len(tables) + 1.8, 0.25 * at + 0.9, columns=len(tables), sharey=True)
+    axes[0].set_yticks(list(places.values()), [title_of(key) for key in places], fontsize=9)
+    axes[0].set_ylim(at - 0.8, -0.8)
+    for axis in axes:
+        axis.grid(axis="y", visible=False)
+        axis.tick_params(left=False)
+    for question, place in heads.items():
+        axes[0].annotate(
+            question, (0, place), xycoords=("axes fraction", "data"), xytext=(-6, 0), textcoords="offset points",
+            ha="right", va="center", fontsize=9, fontweight="bold",
+        )  # fmt: skip
+    return figure, axes, places
+
+
+def _question(key):
+    """Which of QUESTIONS a variant answers."""
+    if (variant := known_variants().get(key)) is None:
+        return QUESTIONS[-1]
+    for question, changes in (
+        ("Larger, longer", {"larger_image", "larger_batch", "longer"}),
+        ("More patches a head", {"top2", "top4", "top8"}),
+        ("Controls", {"last_layer_fresh", "scratch"}),
+    ):
+        if changes & set(variant.changes):
+            return question
+    if variant.family == "control" or key == "efficientnet_lite0":
+        return "Controls"
+    return "Other ways to fuse" if variant.experiment.fusion in FUSIONS[4:] else "The course report's steps"
+
+
+def _counts(table):
+    return f"95 % interval, {int(table['seeds'].max())} seeds x {int(table['images'].max()):,} images"
 
 
 def robustness(table: pd.DataFrame) -> Figure:
@@ -207,18 +304,21 @@ def robustness(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def hit_rates(table: pd.DataFrame, chance: pd.DataFrame) -> Figure:
-    """Rates in 0..1: one group of bars per row, one bar per fusion rule (column), across each a line at its chance."""
-    figure, (axis,) = _axes(8, 3.6)
-    x, width = np.arange(len(table)), 0.8 / len(table.columns)
-    for place, (rule, column) in enumerate(table.items()):
-        middle = x + (place - (len(table.columns) - 1) / 2) * width
-        axis.bar(middle, column, 0.92 * width, label=rule, color=LOOKS.get(rule, (UNKNOWN,))[0])
-        label = "chance" if place == 0 else None
-        axis.hlines(chance[rule], middle - width / 2, middle + width / 2, color="black", linewidth=2, label=label)
-    axis.set(xticks=x, xticklabels=table.index, ylabel="share", ylim=(0, 1))
-    axis.grid(axis="x", visible=False)
-    axis.legend(**BESIDE)
+def hit_rates(table: pd.DataFrame) -> Figure:
+    """Columns measure, rule, rate, low, high, chance, all in 0..1: a panel a measure, in it each rule's rate with its
+    interval, and a bar at its chance."""
+    figure, axes = _axes(9.5, 3.4, columns=table["measure"].nunique(), sharey=True)
+    for axis, (measure, frame) in zip(axes, table.groupby("measure", sort=False), strict=True):
+        for place, (_, row) in enumerate(frame.iterrows()):
+            colour, marker = LOOKS.get(row["rule"], (UNKNOWN, "o"))
+            axis.plot([place] * 2, row[["low", "high"]], color=colour, linewidth=2)
+            axis.plot(place, row["rate"], marker, color=colour, markersize=8, markeredgecolor="black", markeredgewidth=0.6)
+            label = "chance" if place == 0 else None
+            axis.hlines(row["chance"], place - 0.35, place + 0.35, color="black", linewidth=2, label=label)
+        axis.set_xticks(range(len(frame)), frame["rule"], rotation=40, ha="right", rotation_mode="anchor")
+        axis.set(title=measure, ylim=(0, 1.02))
+        axis.yaxis.set_major_formatter("{x:.0%}")
+    axes[0].legend(frameon=False)
     return figure
 
 
@@ -248,22 +348,26 @@ def patch_curves(points: pd.DataFrame) -> Figure:
 
 
 def cost(table: pd.DataFrame, floor: float) -> Figure:
-    """The table of `bench.measure`: time of a training step as a ratio to the plain ViT's, with its 95 % interval, and peak
-    memory; dashed: the textbook's way, dotted: more patches a head. floor: the share of the layers that see all tokens,
-    drawn in.
+    """The rows of `bench.measure` in COST_ROWS: time of a training step as a ratio to the plain ViT's, with its interval,
+    and peak memory; dashed: the textbook's way, dotted: more patches a head. floor: the share of the layers that see all
+    tokens, drawn in.
     """
     figure, axes = _axes(10.5, 4, columns=2)
-    for place, (row, frame) in enumerate(table[table["problem"] == ""].groupby("row", sort=False)):
+    table = table[(table["problem"] == "") & table["row"].isin(COST_ROWS)]
+    ends = ([], [])
+    for place, (row, frame) in enumerate(table.groupby("row", sort=False)):
         rule = row.removeprefix("dense ").partition(",")[0]
         colour, marker = LOOKS.get("vit" if rule == "plain" else rule, (UNKNOWN, "*"))
         line = "-" if rule == row else "--" if row.startswith("dense") else ":"
-        style = {"color": colour, "marker": marker, "markersize": 5, "linestyle": line}
-        x = frame["patches"] + 20 * (place - 5)  # side by side
+        style = {"color": colour, "marker": marker, "markersize": 5, "linestyle": line, "label": row}
+        x = frame["patches"] + 20 * (place - 2)  # side by side
         axes[0].plot(x, frame["train_ratio"], **style)
         axes[0].vlines(x, frame["train_low"], frame["train_high"], color=colour, linewidth=1)
-        axes[1].plot(frame["patches"], frame["memory_mb"] / 1e3, label=row, **style)
+        axes[1].plot(frame["patches"], frame["memory_mb"] / 1e3, **style)
+        for end, value in zip(ends, (frame["train_ratio"], frame["memory_mb"] / 1e3), strict=True):
+            end.append((value.iloc[-1], row, colour))
     axes[0].axhline(floor, color="black", linestyle="--", linewidth=1)
-    axes[0].text(table["patches"].mean(), floor - 0.01, f"floor {floor:.3f}", va="top", fontsize=8)
+    axes[0].text(table["patches"].min(), floor - 0.01, f"floor {floor:.3f}", va="top", fontsize=8)
     sizes = table.drop_duplicates("patches")
     labels = [f"{patches:,}\n{size} px" for patches, size in zip(sizes["patches"], sizes["size"], strict=True)]
     for axis in axes:
@@ -272,16 +376,26 @@ def cost(table: pd.DataFrame, floor: float) -> Figure:
     axes[0].set_yticks([0.7, 0.8, 0.9, 1, 1.5, 2, 3], [0.7, 0.8, 0.9, 1, 1.5, 2, 3])
     axes[0].minorticks_off()
     axes[1].set(ylabel="peak memory of a training step, GB")
-    axes[1].legend(**BESIDE)
+    for axis, end in zip(axes, ends, strict=True):
+        _name_ends(axis, end)
     return figure
 
 
-def _panels(rows, columns, size=1.9, ratio=1.0):
-    """A figure of rows x columns square panels without axes -> figure, axes (rows, columns)."""
+def _name_ends(axis, ends):
+    """Write the names of lines at their right ends, (y, name, colour) each, no two closer than a line of text."""
+    low, below = axis.transAxes.inverted(), -1.0
+    for y, name, colour in sorted(ends):
+        below = max(low.transform(axis.transData.transform((1, y)))[1], below + 0.06)
+        axis.annotate(name, (1.02, below), xycoords="axes fraction", color=colour, va="center", fontsize=9)
+
+
+def _panels(rows, columns, size=1.9, ratio=1.0, heights=(1,)):
+    """A figure of rows x columns panels without axes -> figure, axes (rows, columns); heights: of several in a row."""
     figure = Figure(figsize=(columns * size, rows * size * ratio), layout="constrained")
     bare = {"xticks": [], "yticks": [], "frame_on": False}
     with matplotlib.rc_context({"text.parse_math": False}):  # a class may be named with a $
-        return figure, figure.subplots(rows, columns, squeeze=False, subplot_kw=bare)
+        ratios = [*heights] * rows
+        return figure, figure.subplots(len(ratios), columns, squeeze=False, subplot_kw=bare, height_ratios=ratios)
 
 
 def _grid(pictures, titles, rows, size):
@@ -296,9 +410,9 @@ def _grid(pictures, titles, rows, size):
     return figure, axes
 
 
-def _axes(width=7.5, height=3.6, columns=1):
+def _axes(width=7.5, height=3.6, columns=1, sharey=False):
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, columns, squeeze=False)[0]
+    axes = figure.subplots(1, columns, squeeze=False, sharey=sharey)[0]
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
