@@ -137,7 +137,7 @@ def test_the_report_is_readable_at_any_width(tmp_path, width, scheme):
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path.name} scrolls sideways"
             assert page.evaluate("[...document.querySelectorAll('main img')].every(i => i.complete && i.naturalWidth)")
         page.goto((tmp_path / "03_vit_training.html").as_uri())
-        page.locator(".output_png img").first.press("Enter")
+        page.locator("main [role=button]").first.press("Enter")
         assert page.locator("dialog[open] img").get_attribute("alt")
         page.locator("dialog[open]").click()
         assert not page.locator("dialog[open]").count()
