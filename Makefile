@@ -26,6 +26,9 @@ env: $(READY)  ## make the environment in .venv
 report: $(READY)  ## run every notebook in order, write build/report/index.html and figures/
 	$(BIN)/python -m fgvc_lib report
 
+pdf: $(READY)  ## print the report that is built as one PDF, build/report/report.pdf
+	$(BIN)/python -m fgvc_lib pdf
+
 test: lint  ## the linter, the unit tests and the notebooks in profile smoke
 	$(BIN)/python -m pytest -q
 	RUNS=$$(mktemp -d) FIGURES=$$(mktemp -d) PROFILE=smoke DATA= $(BIN)/python -m pytest -q --nbval-lax -p no:cacheprovider notebooks
@@ -46,4 +49,4 @@ data: $(READY)  ## fetch CUB-200-2011 and the pre-trained weights for PROFILE=fu
 clean:  ## remove runs, drawn birds, decoded images and the built report, and keep .venv and what was fetched
 	rm -rf runs build data/cache data/synthbirds-*
 
-.PHONY: help env report test lint lab app data clean
+.PHONY: help env report pdf test lint lab app data clean

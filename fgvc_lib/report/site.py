@@ -41,7 +41,7 @@ def write_site(folder: Path, notebooks: dict[Path, NotebookNode], experiment: Ex
             write_whole(folder / page, _page(markdown2html(text), title=title, lang=lang))
             results.append({"page": page, "lang": lang, "name": words["results"]})
     title = Words().text["site"]["title"]
-    index = _render(
+    index = render(
         "index.html",
         title=title,
         chapters=chapters,
@@ -91,9 +91,14 @@ def _page(body, lang="en", **values):
         table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
     headings = soup.find_all("h2", id=True)
     if soup.h1 and len(headings) > 2:
-        soup.h1.insert_after(BeautifulSoup(_render("contents.html", headings=headings), "html.parser"))
+        soup.h1.insert_after(BeautifulSoup(render("contents.html", headings=headings), "html.parser"))
+    return with_style(str(soup), lang, **values)
+
+
+def with_style(body: str, lang: str = "en", **values) -> str:
+    """A whole page in the site's style, with `body` as it is; values: its title, and the chapters before and after it."""
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("friendly", "monokai"))
-    return _render("page.html", body=str(soup), lang=lang, highlight=light, highlight_dark=dark, **values)
+    return render("page.html", body=body, lang=lang, highlight=light, highlight_dark=dark, **values)
 
 
 def _formula(match):
@@ -101,5 +106,6 @@ def _formula(match):
     return convert(unescape(match[1] or match[2]), display="block" if match[1] else "inline")
 
 
-def _render(name, **values):
+def render(name: str, **values) -> str:
+    """A template of templates/ with these values."""
     return Environment(loader=FunctionLoader(template), autoescape=True).get_template(name).render(values)

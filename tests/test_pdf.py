@@ -1,0 +1,62 @@
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from fgvc_lib.config import PROFILES
+from fgvc_lib.report import pdf
+from fgvc_lib.report.build import ReportError
+from fgvc_lib.report.site import write_site
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def built(tmp_path, monkeypatch):
+    """The first two chapters' pages, and the pages of results, where a report is looked for."""
+    paths = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))[:2]
+    folder = tmp_path / "build" / "report"
+    write_site(folder, {path: nbformat.read(path, 4) for path in paths}, PROFILES["quick"], texts=True)
+    monkeypatch.setattr(pdf, "project_path", lambda path: tmp_path / path)
+    return folder
+
+
+@pytest.mark.skipif(not any(map(shutil.which, pdf.BROWSERS)), reason="Chromium is not installed")
+def test_the_report_becomes_one_pdf(built):
+    pytest.importorskip("playwright")
+    target = pdf.print_report()
+    assert target.read_bytes().startswith(b"%PDF") and not (built / "report.html").exists()
+    if shutil.which("pdftotext"):
+        text = subprocess.run(["pdftotext", target, "-"], capture_output=True, text=True, check=True).stdout
+        for words in (
+            "Contents",
+            "1. The task",
+            "2. Where a CNN looks",
+            "Figure 1.2.",
+            "Figure 2.1.",
+            "References.",
+            "摘要",
+        ):
+            assert words in text, words
+        assert text.index("Contents") < text.index("Figure 1.1.") < text.index("Figure 2.1.")
+
+
+def test_figures_have_numbers_and_solutions_are_open(built):
+    chapter = pdf._chapter(built / "02_cnn_attention.html", 2)
+    numbers = re.findall(r"<b>Figure 2\.(\d+)\.</b> \S", chapter["body"])
+    assert numbers == [str(place) for place in range(1, len(numbers) + 1)] and len(numbers) >= 3
+    assert chapter["title"] == "2. Where a CNN looks" and "<details open" in chapter["body"]
+    assert len({section["id"] for section in chapter["sections"]}) == len(chapter["sections"]) > 3
+
+
+def test_without_a_report_or_a_browser_it_says_what_to_do(tmp_path, built, monkeypatch):
+    monkeypatch.setattr(pdf, "BROWSERS", ())
+    monkeypatch.setenv("PLAYWRIGHT_BROWSERS_PATH", str(tmp_path / "none"))
+    with pytest.raises(ReportError, match="needs Chromium"):
+        pdf.print_report()
+    monkeypatch.setattr(pdf, "project_path", lambda path: tmp_path / "other" / path)
+    with pytest.raises(ReportError, match="run `make report` first"):
+        pdf.print_report()
