@@ -23,8 +23,12 @@ $(READY): pyproject.toml constraints.txt
 
 env: $(READY)  ## make the environment in .venv
 
-report: $(READY)  ## run every notebook in order, write build/report/index.html and figures/
+report: $(READY)  ## run every notebook in order, write build/report/index.html
 	$(BIN)/python -m fgvc_lib report
+
+publish: $(READY)  ## renew the committed notebooks, figures and tables from the last report
+	$(BIN)/python -m fgvc_lib publish
+	$(BIN)/python -m pytest -q tests/test_texts.py
 
 pdf: $(READY)  ## print the report that is built as one PDF, build/report/report.pdf
 	$(BIN)/python -m fgvc_lib pdf
@@ -32,6 +36,9 @@ pdf: $(READY)  ## print the report that is built as one PDF, build/report/report
 test: lint  ## the linter, the unit tests and the notebooks in profile smoke
 	$(BIN)/python -m pytest -q
 	RUNS=$$(mktemp -d) FIGURES=$$(mktemp -d) PROFILE=smoke DATA= $(BIN)/python -m pytest -q --nbval-lax -p no:cacheprovider notebooks
+
+check: $(READY)  ## run every notebook in profile quick and compare the outputs with the committed ones
+	PROFILE=quick DATA= DATASET= SKIP_BROKEN= OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q --nbval --nbval-cell-timeout=7200 -p no:cacheprovider notebooks
 
 lint: $(READY)  ## check the style of the library, the tests and the notebooks
 	$(BIN)/ruff check
@@ -49,4 +56,4 @@ data: $(READY)  ## fetch CUB-200-2011 and the pre-trained weights for PROFILE=fu
 clean:  ## remove runs, drawn birds, decoded images and the built report, and keep .venv and what was fetched
 	rm -rf runs build data/cache data/synthbirds-*
 
-.PHONY: help env report pdf test lint lab app data clean
+.PHONY: help env report publish pdf test check lint lab app data clean

@@ -16,6 +16,7 @@ from .files import write_whole
 # is printed. The modules are imported when they are needed: some take seconds.
 COMMANDS = {
     "report": ("report.build.build_report", "run every notebook, and write build/report/index.html"),
+    "publish": ("report.publish.publish", "renew the committed notebooks, figures and tables from that report"),
     "pdf": ("report.pdf.print_report", "print the report in build/report/ as one PDF"),
     "train": ("cli.train", "train and test one model"),
     "explain": ("cli.explain", "what a trained model sees in photographs, with a picture for each"),

@@ -233,5 +233,5 @@ def runs_folder() -> Path:
 
 
 def figures_folder() -> Path:
-    """Where figures are written: figures/, or what the environment variable FIGURES says."""
-    return project_path(os.environ.get("FIGURES") or "figures")
+    """Where figures are written: build/figures/, or what the environment variable FIGURES says."""
+    return project_path(os.environ.get("FIGURES") or "build/figures")

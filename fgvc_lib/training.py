@@ -211,7 +211,7 @@ def _train(experiment, model, train, test, folder, progress, terminated):
     prepared, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 
     prepared.train()
-    shown = {"desc": experiment.title, "unit": "step", "file": sys.stdout, "mininterval": 1.0, "disable": not progress}
+    shown = {"desc": experiment.title, "unit": "step", "leave": False, "mininterval": 1.0, "disable": not progress}
     bar = tqdm(total=experiment.steps, initial=state["step"], **shown)
     first, started = state["step"], time.perf_counter()
     for images, labels in loader:
@@ -400,8 +400,8 @@ def _check_options(experiment, model):
 
 @cache
 def _say(line):
-    """Print a line once, whatever number of runs it holds for."""
-    print(line)
+    """Print a line once to stderr, whatever number of runs it holds for."""
+    print(line, file=sys.stderr)
 
 
 def _environment(model):

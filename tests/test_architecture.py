@@ -127,7 +127,7 @@ def test_a_wheel_holds_every_file(tmp_path):
         "from fgvc_lib.report.site import write_site\n"
         f"assert fgvc_lib.__file__.startswith({str(place)!r})\n"
         "book = nb.v4.new_notebook(cells=[nb.v4.new_markdown_cell('# A title\\n\\nA question?')])\n"
-        "write_site(pathlib.Path('site'), {pathlib.Path('01_a.ipynb'): book}, PROFILES['smoke'], texts=False)\n"
+        "write_site(pathlib.Path('site'), {pathlib.Path('01_a.ipynb'): book}, PROFILES['smoke'])\n"
     )
     run("-c", page)
     assert "A title" in (tmp_path / "site" / "01_a.html").read_text()

@@ -17,6 +17,7 @@ from PIL import Image
 
 from fgvc_lib.config import PROFILES
 from fgvc_lib.experiments.variants import report_variants
+from fgvc_lib.report.results import PAGES
 from fgvc_lib.report.site import write_site
 from fgvc_lib.training import fit
 
@@ -129,7 +130,9 @@ def test_the_page(project, tmp_path):
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (820, "dark"), (1400, "light")])
 def test_the_report_is_readable_at_any_width(tmp_path, width, scheme):
     notebooks = {path: nbformat.read(path, 4) for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))}
-    index = write_site(tmp_path, notebooks, PROFILES["quick"], texts=True)
+    for file, _ in PAGES.values():
+        shutil.copy(ROOT / file, tmp_path)
+    index = write_site(tmp_path, notebooks, PROFILES["quick"])
     with browse(index.as_uri(), width=width) as page:
         page.emulate_media(color_scheme=scheme)
         for path in sorted(tmp_path.glob("*.html")):

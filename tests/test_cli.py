@@ -54,7 +54,7 @@ def test_train_prints_the_result(tiny, monkeypatch, capsys):
     ("arguments", "words"),
     [
         (("train", "--data", "/nowhere/at/all"), "the data folder /nowhere/at/all is missing"),
-        (("trian",), "unknown command 'trian': choose one of report, train"),
+        (("trian",), "unknown command 'trian': choose one of report, publish, train"),
         (("train", "--seed", "-1"), "error: seed is -1: it must be from 0 to"),
         (("train", "--lr", "0"), "error: lr is 0.0: it must be above 0"),
         (("train", "--model", "vgg"), "unknown model 'vgg'"),
@@ -109,25 +109,20 @@ def project(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_report_of_the_built_in_birds_is_written_in_place(project):
-    index = build_report()
-    page = index.read_text()
-    assert page.count("<li>") == 2 and "What is it?" in page and "And &lt;then&gt;?" in page
-    assert "2\n" in nbformat.read(project / "notebooks" / "01_one.ipynb", 4).cells[2].outputs[0].text
-    assert (project / "figures" / "one.png").is_file()
-    assert (project / "build" / "report" / "01_one.html").is_file()
-
-
-@pytest.mark.parametrize("name", ["PROFILE", "DATA"])
-def test_other_reports_leave_the_notebooks_alone(project, monkeypatch, name):
+@pytest.mark.parametrize("name", ["PROFILE", "DATA", None])
+def test_a_report_is_written_below_build_alone(project, monkeypatch, name):
     write_cub(project / "smoke")
-    monkeypatch.setenv(name, "smoke")
-    before = (project / "notebooks" / "01_one.ipynb").read_bytes()
-    build_report()
-    assert (project / "notebooks" / "01_one.ipynb").read_bytes() == before
+    if name:
+        monkeypatch.setenv(name, "smoke")
+    before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+    page = build_report().read_text()
+    assert page.count("<li>") == 2 and "What is it?" in page and "And &lt;then&gt;?" in page
     report = project / "build" / "report"
     assert nbformat.read(report / "notebooks" / "01_one.ipynb", 4).cells[2].outputs[0].text == "2\n"
-    assert (report / "figures" / "one.png").is_file() and not (project / "figures").exists()
+    assert (report / "figures" / "one.png").is_file() and (report / "01_one.html").is_file()
+    ignored = (project / "build", project / "data")  # by git
+    after = {path for path in project.rglob("*") if path.is_file() and not any(map(path.is_relative_to, ignored))}
+    assert after == set(before) and all(path.read_bytes() == content for path, content in before.items())
 
 
 def test_the_report_says_how_much_there_is_to_train(tiny, birds):
@@ -141,15 +136,21 @@ def test_the_report_says_how_much_there_is_to_train(tiny, birds):
     assert build._to_train(base, train, test) == "All 9 models of the chapters are trained."
 
 
-def test_the_report_shows_how_far_a_cell_has_come(project, monkeypatch, capfd):
+def test_the_report_s_line_moves_while_a_cell_runs(project, monkeypatch, capfd):
     monkeypatch.setenv("PROFILE", "smoke")
-    code = "from tqdm import tqdm\nimport sys\nfor _ in tqdm(range(2), 'a long one', file=sys.stdout, leave={}): pass"
-    cells = [new_code_cell(code.format(leave)) for leave in (True, False)]
-    nbformat.write(new_notebook(cells=cells), project / "notebooks" / "03_long.ipynb")
+    code = (
+        "import sys, time\nfrom tqdm import tqdm\nprint('a remark', file=sys.stderr)\n"
+        "for _ in tqdm(range(2), 'a long one', mininterval=0, postfix='loss=0.5'): time.sleep(2)\nprint('done')"
+    )
+    nbformat.write(new_notebook(cells=[new_code_cell(code)]), project / "notebooks" / "03_long.ipynb")
     build_report()
-    assert "a long one: 100%" in capfd.readouterr().err
-    kept, gone = nbformat.read(project / "build" / "report" / "notebooks" / "03_long.ipynb", 4).cells
-    assert "100%" in kept.outputs[0].text and not gone.outputs
+    lines = re.split("[\r\n]+", capfd.readouterr().err)
+    assert "a remark" in map(str.strip, lines)
+    pattern = r"03_long, cell 1 of 1: +67% .* (\d\d:\d\d) gone, a long one:  50% 1/2 \[00:02<00:02, +2.0\ds/it, loss=0.5\]"
+    ticks = {found[1] for line in lines if (found := re.match(pattern, line))}
+    assert len(ticks) >= 2  # while the cell said nothing
+    (cell,) = nbformat.read(project / "build" / "report" / "notebooks" / "03_long.ipynb", 4).cells
+    assert [(one.name, one.text) for one in cell.outputs] == [("stdout", "done\n")]
 
 
 def test_missing_data_is_said_before_a_notebook_runs(project, monkeypatch):

@@ -52,6 +52,13 @@ def test_the_project_of_an_installed_copy(tmp_path, monkeypatch):
     assert project_path("runs") == tmp_path / "project" / "runs"
 
 
+def test_what_is_written_by_itself_is_ignored_by_git(monkeypatch):
+    ignored = (project_path(".gitignore")).read_text().splitlines()
+    for name, folder in (("RUNS", runs_folder), ("FIGURES", figures_folder)):
+        monkeypatch.delenv(name, raising=False)
+        assert f"{folder().relative_to(project_path('.')).parts[0]}/" in ignored
+
+
 def test_folders_that_a_user_names(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)

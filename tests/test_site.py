@@ -1,4 +1,5 @@
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -7,6 +8,7 @@ from bs4 import BeautifulSoup
 
 from fgvc_lib.config import PROFILES
 from fgvc_lib.report import site
+from fgvc_lib.report.results import PAGES
 from fgvc_lib.report.site import write_site
 
 ROOT = Path(__file__).parents[1]
@@ -17,7 +19,9 @@ def pages(tmp_path_factory):
     """The site of the notebooks as they are committed."""
     folder = tmp_path_factory.mktemp("site")
     notebooks = {path: nbformat.read(path, 4) for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))}
-    write_site(folder, notebooks, PROFILES["quick"], texts=True)
+    for file, _ in PAGES.values():
+        shutil.copy(ROOT / file, folder)
+    write_site(folder, notebooks, PROFILES["quick"])
     return {page.name: BeautifulSoup(page.read_text(), "html.parser") for page in folder.glob("*.html")}
 
 
@@ -28,6 +32,7 @@ def test_every_chapter_has_a_page_and_the_way_goes_through_all(pages):
         after = pages[page].find("a", rel="next")
         page = after["href"] if after else None
     assert seen == sorted(name for name in pages if name[0].isdigit())
+    assert {"results.html", "results.zh-CN.html"} <= set(pages)
     assert [link["href"] for link in pages["index.html"].select("ol.chapters a")] == seen
 
 

@@ -127,10 +127,10 @@ def test_pixels_that_lie_in_no_patch_are_said_once(tiny, capsys):
     for seed in (0, 1):
         fit(tiny.replace(image_size=34, seed=seed), progress=False)
     line = "The last 6 pixels at the right and lower edge lie in no patch: an image_size of 28 or 40 has none left over."
-    assert capsys.readouterr().out.splitlines() == [f"{tiny.data}: 3 classes, 9 training and 6 test images", line]
+    assert capsys.readouterr().err.splitlines() == [f"{tiny.data}: 3 classes, 9 training and 6 test images", line]
     for changes in ({"image_size": 28}, {"image_size": 34, "model": "resnet18", "fusion": None}):
         fit(tiny.replace(**changes), progress=False)
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("machine", "native", "said"), [("x86_64", False, 1), ("x86_64", True, 0), ("arm64", False, 0)])
@@ -141,11 +141,11 @@ def test_a_processor_that_emulates_bf16_is_said_once(tiny, monkeypatch, capsys, 
     training._say.cache_clear()
     for precision in ("no", "bf16", "bf16"):
         training._check_options(tiny.replace(precision=precision), None)
-    assert capsys.readouterr().out.count("emulates bf16") == said
+    assert capsys.readouterr().err.count("emulates bf16") == said
     monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")  # a version of torch that does not tell
     training._say.cache_clear()
     training._check_options(tiny.replace(precision="bf16"), None)
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
 
 
 def test_a_gpu_without_bf16_is_refused_before_anything_is_written(tiny, runs, monkeypatch, capsys):
@@ -155,7 +155,7 @@ def test_a_gpu_without_bf16_is_refused_before_anything_is_written(tiny, runs, mo
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: supported[including_emulation])
     training._say.cache_clear()
     training._check_options(tiny.replace(precision="bf16"), None)
-    assert capsys.readouterr().out.count("emulates bf16") == 1
+    assert capsys.readouterr().err.count("emulates bf16") == 1
     supported[True] = False
     with pytest.raises(ConfigError, match="an old GPU cannot compute in bf16: set precision to no"):
         fit(tiny.replace(precision="bf16"), progress=False)
@@ -279,7 +279,7 @@ def test_a_truncated_image_stops_before_training_or_is_skipped(tiny, runs, capsy
     assert not list(runs.glob("*/checkpoint.pt"))
     run = fit(tiny.replace(skip_broken=True), progress=False)
     assert run.environment["skipped"] == 1 and len(run.predictions) == 5
-    assert "9 training and 5 test images; images that cannot be read left out: 1" in capsys.readouterr().out
+    assert "9 training and 5 test images; images that cannot be read left out: 1" in capsys.readouterr().err
 
 
 def test_options_that_do_not_exist_or_go_together(tiny):

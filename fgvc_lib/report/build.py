@@ -4,25 +4,22 @@ import datetime
 import logging
 import math
 import os
-import re
 import shutil
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
-from tqdm import tqdm
 
 from ..config import active_experiment, project_path
 from ..datasets import found, open_splits
 from ..errors import DataError, FGVCError
-from ..experiments.ablation import read_records
 from ..experiments.bench import image_seconds
 from ..experiments.variants import REFERENCE, report_variants
 from ..files import write_whole
 from ..runs import find_run
-from .claims import read_evidence
-from .results import results_pages
+from .progress import ReportBar
+from .results import PAGES, recorded_pages
 from .site import write_site
 
 
@@ -33,11 +30,9 @@ class ReportError(FGVCError):
 def build_report() -> Path:
     """Execute notebooks/*.ipynb, write their HTML and an index to build/report/, return the index.
 
-    The profile and the data are those of `config.active_experiment`. The report on the built-in birds in profile
-    `quick` is the committed one: only then the notebooks themselves and figures/ are written too; otherwise the
-    executed notebooks and the figures stay below build/report/, since a photograph may not be ours to publish.
-    RESULTS.md, its Chinese twin and the verdicts in both READMEs are made anew with it, from the records. Says first how
-    many models there are to train.
+    The profile and the data are those of `config.active_experiment`. The executed notebooks and the figures lie in
+    build/report/, too, and for the built-in birds in profile `quick` the pages of results, made from the records: `publish`
+    copies those to where they are committed. Says first how many models there are to train.
     Raises ReportError, naming notebook and cell, where one fails.
     """
     experiment = active_experiment()
@@ -49,19 +44,17 @@ def build_report() -> Path:
     if not notebooks:
         raise ReportError(f"no notebooks in {source}: run this in the project's folder")
     shutil.rmtree(new, ignore_errors=True)  # the last report stays until the new one is whole
-    os.environ["FIGURES"] = str(project_path("figures") if built_in else new / "figures")
+    os.environ["FIGURES"] = str(new / "figures")
     print(_to_train(experiment, *splits))
 
     expected = sum(_expected_seconds(cell) for notebook in notebooks.values() for cell in notebook.cells)
-    left = ", {remaining} left" if built_in else ""  # the cells' times are those of the built-in birds
-    with tqdm(total=expected, bar_format="{desc} {percentage:3.0f}% |{bar:12}| {elapsed} gone" + left + "{postfix}") as bar:
+    with ReportBar(expected, estimate=built_in) as bar:  # the cells' times are those of the built-in birds
         for path, notebook in notebooks.items():
             _execute(path, notebook, bar)
-            target = path if built_in else new / "notebooks" / path.name
-            write_whole(target, nbformat.writes(notebook) + "\n")
+            write_whole(new / "notebooks" / path.name, nbformat.writes(notebook) + "\n")
     if built_in:
-        _write_results()
-    index = write_site(new, notebooks, experiment, texts=built_in)
+        _write_results(new)
+    index = write_site(new, notebooks, experiment)
     shutil.rmtree(folder, ignore_errors=True)
     new.rename(folder)
     return folder / index.name
@@ -81,15 +74,15 @@ def _to_train(base, train, test):
     return f"{len(todo)} of the chapters' {len(experiments)} models are to be trained: about {time} on this machine."
 
 
-def _write_results():
+def _write_results(folder):
     """The pages of results from what is recorded."""
     try:
-        pages = results_pages(read_evidence(), read_records(project_path("data/results/quick-CUB_40.parquet")))
+        pages = recorded_pages()
     except DataError as error:
-        print(f"The pages of results stay as they are: {error}")
+        print(f"There are no pages of results: {error}")
         return
-    for file, page in pages.items():
-        write_whole(project_path(file), page)
+    for file, _ in PAGES.values():
+        write_whole(folder / file, pages[file])
 
 
 def _execute(path, notebook, bar):
@@ -102,8 +95,7 @@ def _execute(path, notebook, bar):
     def started(cell, cell_index):
         nonlocal where, source
         where, source = f"cell {code.index(cell_index) + 1} of {len(code)}", cell.source
-        bar.set_description(f"{path.stem}, {where}")
-        bar.set_postfix_str("")
+        bar.begin(f"{path.stem}, {where}", seconds[cell_index])
 
     client = _Client(
         notebook,
@@ -112,7 +104,8 @@ def _execute(path, notebook, bar):
         coalesce_streams=True,
         store_widget_state=False,
         on_cell_execute=started,
-        on_cell_complete=lambda cell, cell_index: bar.update(seconds[cell_index]),
+        on_cell_executed=lambda cell, cell_index, execute_reply: bar.end(),
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # its warning of a port on this machine would break the line
     )
     client.bar = bar
     try:
@@ -124,16 +117,15 @@ def _execute(path, notebook, bar):
         logging.getLogger("asyncio").disabled = True  # nbclient's watch over the kernel would end in a traceback
         message = f"{path.name}, {where}: Python was stopped, or ended for want of memory; call it again, what is done stays"
         raise ReportError(message) from error
-    for index in code:  # a bar that is gone leaves an empty line
-        notebook.cells[index].outputs = [one for one in notebook.cells[index].outputs if one.get("text", "text").strip()]
 
 
 class _Client(NotebookClient):
-    """Shows on the report's bar how far the bars have come that a cell prints."""
+    """Passes on what a cell prints to stderr, bars and remarks on this machine, to who waits; no page shows it."""
 
     def output(self, outs, msg, display_id, cell_index):
-        if found := re.findall(r"([^\r\n]*\d%)\|", msg["content"].get("text", "")):
-            self.bar.set_postfix_str(found[-1])
+        if msg["msg_type"] == "stream" and msg["content"]["name"] == "stderr":
+            self.bar.say(msg["content"]["text"])
+            return None
         return super().output(outs, msg, display_id, cell_index)
 
 

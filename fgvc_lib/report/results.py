@@ -6,11 +6,11 @@ import pandas as pd
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from ..config import project_path
-from ..experiments.ablation import made
+from ..experiments.ablation import made, read_records
 from ..experiments.curve import areas
 from ..experiments.summaries import controls, gradients, pretraining, selections, summary
 from ..experiments.variants import REFERENCE
-from .claims import FAR, LITTLE, Evidence, claims
+from .claims import FAR, LITTLE, Evidence, claims, read_evidence
 from .tables import markdown, readable
 from .words import template
 
@@ -56,6 +56,11 @@ def front_table(records: pd.DataFrame) -> pd.DataFrame:
     table = table.loc[[key for key in FRONT if key in table.index]]
     parameters = [runs[key]["environment"]["parameters"] / 1e6 for key in table.index]
     return table.assign(parameters=parameters, weights=[runs[key]["experiment"]["weights"] for key in table.index])
+
+
+def recorded_pages() -> dict[str, str]:
+    """`results_pages` of the records in data/. Raises DataError for a file that is missing or cannot be read."""
+    return results_pages(read_evidence(), read_records(project_path("data/results/quick-CUB_40.parquet")))
 
 
 def _values(evidence):

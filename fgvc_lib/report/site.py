@@ -22,8 +22,8 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.DOTALL)
 
 
-def write_site(folder: Path, notebooks: dict[Path, NotebookNode], experiment: Experiment, texts: bool) -> Path:
-    """Write one page per notebook, the pages of results if `texts`, and index.html into `folder`; return the index."""
+def write_site(folder: Path, notebooks: dict[Path, NotebookNode], experiment: Experiment) -> Path:
+    """Write one page per notebook, one per page of results that lies in `folder`, and index.html there; return the index."""
     exporter = HTMLExporter(template_name="basic", embed_images=True)
     exporter.register_preprocessor(_without_widgets)
     chapters = [_chapter(path, notebook) for path, notebook in notebooks.items()]
@@ -33,10 +33,10 @@ def write_site(folder: Path, notebooks: dict[Path, NotebookNode], experiment: Ex
         write_whole(folder / chapter["page"], _page(body, **chapter, before=before, after=after))
     results = []
     for lang, (file, _) in PAGES.items():
-        if texts and project_path(file).is_file():
+        if (folder / file).is_file():
             words = Words(lang).text["site"]
             page = re.sub(r"RESULTS(.*)\.md", r"results\1.html", file)
-            text = re.sub(r"\]\(RESULTS(.*?)\.md\)", r"](results\1.html)", project_path(file).read_text(encoding="utf-8"))
+            text = re.sub(r"\]\(RESULTS(.*?)\.md\)", r"](results\1.html)", (folder / file).read_text(encoding="utf-8"))
             title = f"{words['results']}: {words['title']}"
             write_whole(folder / page, _page(markdown2html(text), title=title, lang=lang))
             results.append({"page": page, "lang": lang, "name": words["results"]})
@@ -51,8 +51,8 @@ def write_site(folder: Path, notebooks: dict[Path, NotebookNode], experiment: Ex
         date=f"{datetime.date.today():%d %B %Y}",
         abstract=_section(project_path("README.md"), "## Abstract"),
         chinese=_section(project_path("README.zh-CN.md"), "## 摘要"),
-        claims=_section(project_path("RESULTS.md"), "## The claims of the course report") if texts else "",
-        chinese_claims=_section(project_path("RESULTS.zh-CN.md"), "## 逐条检验课程报告的结论") if texts else "",
+        claims=_section(folder / "RESULTS.md", "## The claims of the course report"),
+        chinese_claims=_section(folder / "RESULTS.zh-CN.md", "## 逐条检验课程报告的结论"),
     )
     write_whole(folder / "index.html", _page(index, title=title))
     return folder / "index.html"

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -65,7 +64,7 @@ def generate(
             for s in species:
                 (draft / "images" / s.folder).mkdir(parents=True)
             drawn = _draw_all(partial(_draw_file, draft, seed, WORLDS.index(world), sizes.image_size), tasks, workers)
-            rows = list(tqdm(drawn, "Drawing birds", len(tasks), unit=" images", disable=not progress, file=sys.stdout))
+            rows = list(tqdm(drawn, "Drawing birds", len(tasks), unit=" images", disable=not progress, leave=False))
             _write_tables(draft, sizes, species, tasks, rows)
             (draft / "synthbirds.json").write_text(stamp)
             if not _finished(root, stamp):                    # someone else may have been faster
