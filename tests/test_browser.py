@@ -24,6 +24,7 @@ from fgvc_lib.training import fit
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 ROOT = Path(__file__).parents[1]
+CONTROLS = {"button", "combobox", "slider", "spinbutton", "textbox"}
 PATIENCE = 120_000  # ms, for a machine that has other work
 
 
@@ -105,9 +106,16 @@ def test_the_page(project, tmp_path):
         assert "def " not in page.inner_text("body") and page.locator(".looks section").count() == 1
         overlay = lambda: page.locator(".looks img").nth(1).get_attribute("src")  # noqa: E731
 
+        nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+        controls = [node for node in nodes if node["role"]["value"] in CONTROLS and not node["ignored"]]
+        assert len(controls) == 10 and all(node["name"]["value"] for node in controls), controls
+
         first, species = overlay(), page.inner_text(".looks h3")
-        page.locator(".noUi-handle").first.press("ArrowRight")  # by keyboard: the next image
+        page.evaluate("document.querySelector('.looks [role=alert][aria-live]').seen = true")
+        page.get_by_role("spinbutton", name="image").press("ArrowUp")  # by keyboard: the next image
         page.wait_for_function("old => document.querySelectorAll('.looks img')[1].src != old", arg=first)
+        assert "True: " in page.inner_text(".looks [role=alert][aria-live]")  # inserted anew, so it is read out
+        assert not page.evaluate("document.querySelector('.looks [role=alert][aria-live]').seen")
         second = overlay()
         page.get_by_label("fusion").select_option("lastlayer")
         page.wait_for_function("old => document.querySelectorAll('.looks img')[1].src != old", arg=second)

@@ -29,7 +29,7 @@ def evidence():
 def test_results_and_the_table_of_models(evidence):
     drawings = read_records(ROOT / "data" / "results" / "quick-CUB_40.parquet")
     for file, page in results_pages(evidence, drawings).items():
-        assert TEXTS[file] == page, f"{file}: `make report` makes it anew"
+        assert TEXTS[file] == page, f"{file}: `make publish` makes it anew"
 
 
 def test_the_front_pages_are_short():

@@ -105,8 +105,9 @@ class Explorer:
             for label, confidence in zip(labels, confidences.tolist(), strict=True)
         )
         return (
-            f"<section><h3>{title}: {html.escape(self.names[labels[0]])}, {confidences[0]:.0%} sure</h3>"
-            f"<p>{html.escape(self.verdict(key, photo, labels[0], parts))}</p>"
+            # An alert is read out when it is inserted, which a plain live region need not be: each change inserts it anew.
+            f'<section><div role="alert" aria-live="polite"><h3>{title}: {html.escape(self.names[labels[0]])}, '
+            f"{confidences[0]:.0%} sure</h3><p>{html.escape(self.verdict(key, photo, labels[0], parts))}</p></div>"
             f'<div class="pictures">{"".join(_figure(*one) for one in shown)}</div>'
             f'<ol aria-label="The likeliest classes">{classes}</ol></section>'
         )
@@ -202,7 +203,7 @@ def explorer_widget(base: Experiment) -> "ipywidgets.Widget":
     shapes = [PRESETS[one.experiment.model] for one in state.variants.values() if one.experiment.model in PRESETS]
     depth, heads = max((shape.depth for shape in shapes), default=2), max((shape.heads for shape in shapes), default=1)
     labels = np.array(state.test.labels)
-    images, photo = np.arange(len(labels)), None  # what the slider runs over; which of them, or which upload, is shown
+    images, photo = np.arange(len(labels)), None  # those that are counted; which of them, or which upload, is shown
 
     def control(kind, description, *values, **options):
         style = {"description_width": "7.5rem"}
@@ -210,16 +211,16 @@ def explorer_widget(base: Experiment) -> "ipywidgets.Widget":
 
     species = control(widgets.Dropdown, "species", options=["all", *state.names])
     outcome = control(widgets.Dropdown, "first model is", options=["right or wrong", "right", "wrong"])
-    image = control(widgets.IntSlider, "image", min=1, max=len(labels), value=1, continuous_update=False)
+    image = control(widgets.BoundedIntText, "image", min=1, max=len(labels), value=1)  # a slider has no name when read out
     first = "psm_mul" if "psm_mul" in state.variants else list(state.variants)[-1]
     one = control(widgets.Dropdown, "model", options=titles, value=first)
     two = control(widgets.Dropdown, "beside it", options={"none": "", **titles}, value="")
     settings = {
         "fusion": control(widgets.Dropdown, "fusion", options=FUSIONS, value="mul"),
-        "layer": control(widgets.IntSlider, "layer", min=1, max=depth - 1, value=depth - 1),
+        "layer": control(widgets.BoundedIntText, "layer", min=1, max=depth - 1, value=depth - 1),
         "head": control(widgets.Dropdown, "head", options={"mean of heads": 0} | {str(n): n for n in range(1, heads + 1)}),
-        "top_k": control(widgets.IntSlider, "patches a head", min=1, max=4),
-        "strength": control(widgets.FloatSlider, "strength of maps", min=0, max=1, step=0.05, value=0.65),
+        "top_k": control(widgets.BoundedIntText, "patches a head", min=1, max=4, value=1),
+        "strength": control(widgets.BoundedFloatText, "strength of maps", min=0, max=1, step=0.05, value=0.65),
     }
     upload = widgets.FileUpload(accept="image/*", description="Your photograph", layout={"width": "22rem"})
     message, page = widgets.HTML(), widgets.HTML()
@@ -250,7 +251,7 @@ def explorer_widget(base: Experiment) -> "ipywidgets.Widget":
             keep &= correct.to_numpy() == (outcome.value == "right")
         images = np.flatnonzero(keep)
         with image.hold_trait_notifications():
-            image.value, image.max = 1, max(1, len(images))
+            image.value, image.max, image.description = 1, max(1, len(images)), f"image, of {len(images)}"
         show_test_image()
 
     def change_model(_):
@@ -279,7 +280,7 @@ def explorer_widget(base: Experiment) -> "ipywidgets.Widget":
     one.observe(change_model, "value")
     image.observe(show_test_image, "value")
     upload.observe(take, "value")
-    show_test_image()
+    filter_images()
     fusion, layer, head, top_k, strength = settings.values()
     groups = [species, outcome, image, upload], [one, two, fusion, top_k], [layer, head, strength]
     controls = widgets.HBox([widgets.VBox(group) for group in groups], layout={"flex_flow": "row wrap"})
