@@ -107,8 +107,8 @@ def test_the_page(project, tmp_path):
         overlay = lambda: page.locator(".looks img").nth(1).get_attribute("src")  # noqa: E731
 
         nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
-        controls = [node for node in nodes if node["role"]["value"] in CONTROLS and not node["ignored"]]
-        assert len(controls) == 10 and all(node["name"]["value"] for node in controls), controls
+        controls = [(node["role"]["value"], node["name"]["value"]) for node in nodes if node["role"]["value"] in CONTROLS]
+        assert len(controls) == 11 and all(name for _, name in controls), controls
 
         first, species = overlay(), page.inner_text(".looks h3")
         page.evaluate("document.querySelector('.looks [role=alert][aria-live]').seen = true")

@@ -23,10 +23,10 @@ def publish() -> str:
     the report on the built-in birds in profile `quick`, or where the notebooks, the records in data/ and the report do not
     agree; DataError where records or runs cannot be read.
     """
-    report, pages = project_path("build/report"), recorded_pages()
-    results = [file for file, _ in PAGES.values()]
+    report, results = project_path("build/report"), [file for file, _ in PAGES.values()]
     if not all((report / part).exists() for part in (*results, "notebooks", "figures")):
         raise ReportError(f"{report} is no report on the built-in birds in profile quick: call `make report` for one first")
+    pages = recorded_pages()
     for file in results:
         if (report / file).read_text(encoding="utf-8") != pages[file]:
             raise ReportError(f"the records in data/ no longer say what {report / file} says: call `make report` again")
