@@ -9,6 +9,7 @@ import pytest
 from fgvc_lib.config import PROFILES
 from fgvc_lib.report import pdf
 from fgvc_lib.report.build import ReportError
+from fgvc_lib.report.results import PAGES
 from fgvc_lib.report.site import write_site
 
 ROOT = Path(__file__).parent.parent
@@ -19,7 +20,10 @@ def built(tmp_path, monkeypatch):
     """The first two chapters' pages, and the pages of results, where a report is looked for."""
     paths = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))[:2]
     folder = tmp_path / "build" / "report"
-    write_site(folder, {path: nbformat.read(path, 4) for path in paths}, PROFILES["quick"], texts=True)
+    folder.mkdir(parents=True)
+    for file, _ in PAGES.values():
+        shutil.copy(ROOT / file, folder)
+    write_site(folder, {path: nbformat.read(path, 4) for path in paths}, PROFILES["quick"])
     monkeypatch.setattr(pdf, "project_path", lambda path: tmp_path / path)
     return folder
 
