@@ -54,7 +54,7 @@ def test_train_prints_the_result(tiny, monkeypatch, capsys):
     ("arguments", "words"),
     [
         (("train", "--data", "/nowhere/at/all"), "the data folder /nowhere/at/all is missing"),
-        (("trian",), "unknown command 'trian': choose one of report, publish, train"),
+        (("trian",), "unknown command 'trian': choose one of report, publish, pdf"),
         (("train", "--seed", "-1"), "error: seed is -1: it must be from 0 to"),
         (("train", "--lr", "0"), "error: lr is 0.0: it must be above 0"),
         (("train", "--model", "vgg"), "unknown model 'vgg'"),
