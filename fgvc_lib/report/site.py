@@ -103,7 +103,8 @@ def with_style(body: str, lang: str = "en", **values) -> str:
 
 def _formula(match):
     """LaTeX as MathML, which browsers draw without a script."""
-    return convert(unescape(match[1] or match[2]), display="block" if match[1] else "inline")
+    formula = convert(unescape(match[1] or match[2]), display="block" if match[1] else "inline")
+    return f'<span class="scroll formula" tabindex="0">{formula}</span>' if match[1] else formula
 
 
 def render(name: str, **values) -> str:
