@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 
 from .config import Experiment, active_experiment, runs_folder
-from .errors import ConfigError, DataError, FGVCError
+from .errors import ConfigError, DataError, FGVCError, TrainingError
 from .files import write_whole
 
 # What each command calls, and what its list says of it. tyro makes options of the function's arguments, and what it returns
@@ -57,14 +57,21 @@ def ablate(rows: tuple[str, ...] = (), seeds: tuple[int, ...] = (), dry_run: boo
     from .experiments import ablation
 
     variants, all_seeds, path = ablation.plan(active_experiment())
-    variants, seeds = ablation.choose(variants, rows), seeds or all_seeds
+    variants, seeds, failed = ablation.choose(variants, rows), seeds or all_seeds, {}
     if not dry_run:
-        records = ablation.ablate(variants, seeds, ray)
-        ablation.write_records(ablation.merge(ablation.read_records(path), records) if path.exists() else records, path)
+        records, failed = ablation.ablate(variants, seeds, ray)
+        if records is not None:
+            ablation.write_records(ablation.merge(ablation.read_records(path), records) if path.exists() else records, path)
     done = ablation.progress(variants, seeds)
     count = f"{(done != '').to_numpy().sum()} of {done.size} runs are done or under way in {runs_folder()}"
     recorded = len(ablation.made(ablation.read_records(path))) if path.exists() else "none"
-    return f"{done.to_string()}\n{count}\nRecorded: {recorded} in {path}"
+    text = f"{done.to_string()}\n{count}\nRecorded: {recorded} in {path}"
+    if failed:
+        print(text)
+        (key, seed), reason = next(iter(failed.items()))
+        first = f"the first: {variants[key].title}, seed {seed}: {reason}"
+        raise TrainingError(f"{len(failed)} of {done.size} runs failed ({first}); the same command runs those again")
+    return text
 
 
 def rerun(variant: str, seed: int = 0) -> str:

@@ -7,20 +7,21 @@ from fgvc_lib.config import Experiment, project_path
 from fgvc_lib.synthbirds.generation import generate
 
 
-def write_cub(root, classes=3, train=3, test=2, size=40):
-    """A folder in CUB-200-2011's layout with images of tinted noise, without boxes and parts."""
+def write_cub(root, classes=3, train=3, test=2, size=40, ending="png"):
+    """A folder in CUB-200-2011's layout with images of tinted noise, no boxes and no parts; classes: a number, or names."""
     rng = np.random.default_rng(0)
     lines = {"images.txt": [], "image_class_labels.txt": [], "train_test_split.txt": [], "classes.txt": []}
-    for label in range(1, classes + 1):
-        folder = f"{label:03}.Class_{label}"
+    names = [f"Class_{label}" for label in range(1, classes + 1)] if isinstance(classes, int) else classes
+    for label, name in enumerate(names, 1):
+        folder = f"{label:03}.{name}"
         lines["classes.txt"].append(f"{label} {folder}")
         (root / "images" / folder).mkdir(parents=True)
         for number in range(train + test):
             image_id = len(lines["images.txt"]) + 1
             pixels = rng.integers(0, 156, (size, size, 3), dtype=np.uint8)
             pixels[..., label % 3] += 99  # the class is the tint
-            Image.fromarray(pixels).save(root / "images" / folder / f"{number}.png")
-            lines["images.txt"].append(f"{image_id} {folder}/{number}.png")
+            Image.fromarray(pixels).save(root / "images" / folder / f"{number}.{ending}")
+            lines["images.txt"].append(f"{image_id} {folder}/{number}.{ending}")
             lines["image_class_labels.txt"].append(f"{image_id} {label}")
             lines["train_test_split.txt"].append(f"{image_id} {int(number < train)}")
     for name, rows in lines.items():
@@ -46,9 +47,12 @@ ANNOTATED = [
 ]
 
 
-def write_official(root):
-    """CUB-200-2011's layout with boxes and parts: ten photographs, one of them grey, a white dot on each visible part."""
-    root = write_cub(root, classes=2, train=3, test=2)
+def write_official(root, **options):
+    """CUB-200-2011's layout with boxes and parts: photographs, one of them grey, with a white dot on each visible part.
+
+    options: of `write_cub`; without any there are ten photographs.
+    """
+    root = write_cub(root, **{"classes": 2} | options)
     (root / "parts").mkdir()
     (root / "parts" / "parts.txt").write_text("".join(f"{number} {name}\n" for number, name in enumerate(PARTS, 1)))
     boxes, places = [], []

@@ -1,13 +1,20 @@
 import json
+import os
+import shutil
+import subprocess
+import sys
 import threading
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
 
-from fgvc_lib.config import PROFILES
+from fgvc_lib import cli
+from fgvc_lib.config import PROFILES, project_path
 from fgvc_lib.datasets import open_splits
 from fgvc_lib.errors import ConfigError, DataError
 from fgvc_lib.experiments import ablation as module
@@ -40,7 +47,23 @@ def variants(tiny):
 
 @pytest.fixture
 def records(variants):
-    return ablate(variants, seeds=(0, 1))
+    return ablate(variants, seeds=(0, 1))[0]
+
+
+@pytest.fixture
+def broken(variants, tmp_path):
+    """A variant that cannot be trained, before those that can."""
+    experiment = variants["vit"].experiment.replace(weights=str(tmp_path / "none.npz"))
+    return {"broken": replace(variants["vit"], key="broken", model="Broken", experiment=experiment)} | variants
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """A cluster of two workers."""
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
 
 
 def test_an_ablation_is_each_variant_with_each_seed():
@@ -66,7 +89,9 @@ def test_what_is_done_is_not_done_again(variants, records, monkeypatch):
     assert done.index.tolist() == ["ViT", "PSM mul", "PSM of mine"] and done.stack().str.endswith("%").all()
     assert (progress(variants, (2,)) == "").all(axis=None)
     monkeypatch.setattr("fgvc_lib.training._fit", lambda *_: pytest.fail("trained again"))
-    pd.testing.assert_frame_equal(ablate(variants, seeds=(0, 1)), records)
+    again, failed = ablate(variants, seeds=(0, 1))
+    pd.testing.assert_frame_equal(again, records)
+    assert not failed
 
 
 def test_records_survive_the_file(records, tmp_path):
@@ -175,11 +200,9 @@ def test_a_single_recorded_seed_says_nothing_about_the_spread():
     assert "Only one seed is recorded" in text and "nan" not in text and "deviation" not in text
 
 
-def test_on_ray_a_worker_dies_and_no_run_is_lost_or_run_twice(tiny, runs, monkeypatch):
-    ray = pytest.importorskip("ray")
+def test_on_ray_a_worker_dies_and_no_run_is_lost_or_run_twice(ray, tiny, runs):
     base = Variant("mine", "mine", "psm", tiny.replace(steps=60, log_every=10, checkpoint_every=10))
     variants = {f"lr {n}": base.changed("longer", lr=0.01 * n) for n in (1, 2, 3, 4)}
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     killed = []
 
     def kill_one_that_trains():
@@ -194,15 +217,94 @@ def test_on_ray_a_worker_dies_and_no_run_is_lost_or_run_twice(tiny, runs, monkey
     killer = threading.Thread(target=kill_one_that_trains, daemon=True)
     killer.start()
     try:
-        records = ablate(variants, seeds=(0,), ray_address="local")
+        records, failed = ablate(variants, seeds=(0,), ray_address="local")
     finally:
         killed.append(None)
-        ray.shutdown()
-    assert killed[0] is not None
+    assert killed[0] is not None and not failed
     assert len(records) == 4 * 6 and len(list(runs.glob("*/environment.json"))) == 4
     for key, variant in variants.items():  # the one that was killed went on from its checkpoint, to the same result
         again = fit(variant.experiment, progress=False, runs=runs / "again")
         np.testing.assert_array_equal(again.predictions["prediction"], records.loc[records["variant"] == key, "prediction"])
+
+
+@pytest.mark.parametrize("address", [None, "local"])
+def test_a_run_fails_and_the_others_go_on(ray, broken, variants, capsys, address):
+    records, failed = ablate(broken, seeds=(0,), ray_address=address)
+    assert list(failed) == [("broken", 0)] and "none.npz is missing" in failed["broken", 0]
+    assert [(one["variant"], one["seed"]) for one in made(records)] == [(key, 0) for key in variants]
+    assert f"Broken, seed 0, failed: {failed['broken', 0]}\n" in capsys.readouterr().out
+
+
+def test_all_runs_fail(broken):
+    records, failed = ablate({"broken": broken["broken"]}, seeds=(0, 1))
+    assert records is None and list(failed) == [("broken", 0), ("broken", 1)]
+
+
+def test_a_failed_run_is_one_line_and_exit_code_2_and_the_others_are_recorded(
+    broken, variants, tmp_path, monkeypatch, capsys
+):
+    file = tmp_path / "records.parquet"
+    monkeypatch.setattr(module, "plan", lambda base: (broken, (0, 1), file))
+    monkeypatch.setattr(sys, "argv", ["fgvc_lib", "ablate", "--seeds", "0"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    said = capsys.readouterr()
+    (error,) = [line for line in said.err.splitlines() if "error" in line]
+    assert stop.value.code == 2 and error.startswith(
+        "error: 1 of 4 runs failed (the first: Broken, seed 0: the weights file"
+    )
+    assert "3 of 4 runs are done" in said.out and {*read_records(file)["variant"]} == {*variants}
+
+
+def test_on_ray_the_tasks_see_where_their_runs_look(ray, tiny, birds, monkeypatch):
+    variants = {"psm_mul": Variant("psm_mul", "PSM mul", "psm", tiny.replace(data=str(birds)))}
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "localise", lambda run: pytest.fail("here, one run after the other"))
+        records, failed = ablate(variants, seeds=(0, 1), ray_address="local")
+    assert not failed and records["map_box"].notna().all()
+    pd.testing.assert_frame_equal(records, ablate(variants, seeds=(0, 1))[0])
+
+
+def test_on_ray_a_fresh_clone_draws_its_birds_once(tmp_path):
+    pytest.importorskip("ray")
+    clone, count = tmp_path / "clone", tmp_path / "count"
+    (clone / "notebooks").mkdir(parents=True)
+    shutil.copytree(project_path("fgvc_lib"), clone / "fgvc_lib", ignore=shutil.ignore_patterns("__pycache__"))
+    with open(clone / "fgvc_lib" / "synthbirds" / "generation.py", "a") as file:
+        file.write(f"\n\ndef _finished(root, stamp, there=_finished):\n    open({str(count)!r}, 'a').write('asked ')\n")
+        file.write("    return there(root, stamp)\n")
+        file.write(f"\n\ndef _draw_all(*arguments, draw=_draw_all):\n    open({str(count)!r}, 'a').write('drawn ')\n")
+        file.write("    return draw(*arguments)\n")
+    command = ["ablate", "--rows", "vit", "vit_overlap", "resnet18", "--seeds", "0", "--ray", "local"]
+    environment = os.environ | {"PROFILE": "smoke", "DATA": "", "RUNS": "", "PYTHONPATH": str(clone)}
+    ran = subprocess.run(
+        [sys.executable, "-m", "fgvc_lib", *command], cwd=clone, env=environment, capture_output=True, text=True
+    )
+    assert ran.returncode == 0 and "3 of 3 runs are done" in ran.stdout, ran.stdout + ran.stderr
+    words = count.read_text().split()
+    assert words.count("drawn") == 1 and words.count("asked") > 4  # by this process, and by the tasks
+
+
+@pytest.mark.parametrize("lost", ["project", "file"])
+def test_a_cluster_that_does_not_see_the_folder_is_refused(ray, variants, runs, tmp_path, monkeypatch, lost):
+    if lost == "project":
+        monkeypatch.setattr(module, "project_path", lambda path: tmp_path / "nowhere")
+    else:  # a folder of that name is there, and another one
+        monkeypatch.setattr(module, "write_whole", lambda path, content: None)
+    with pytest.raises(ConfigError, match=r"of the Ray cluster cannot see .*runs as it is here: share the project's folder"):
+        ablate(variants, seeds=(0,), ray_address="local")
+    assert not list(Path(runs).glob("*"))
+
+
+def test_no_cluster_is_one_line(variants, monkeypatch):
+    ray = pytest.importorskip("ray")
+
+    def init(*arguments, **options):
+        raise ConnectionError("Could not find any\nrunning Ray instance.")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(ConfigError, match=r"at 'auto' \(Could not find any running Ray instance\.\): start one"):
+        ablate(variants, seeds=(0,), ray_address="auto")
 
 
 def test_a_choice_of_variants_by_title_or_key(variants):
@@ -219,7 +321,7 @@ def test_records_are_added_to_those_that_are_there(variants, records):
     some.attrs = records.attrs | {
         "runs": json.dumps([one for one in made(records) if one["variant"] != first or one["seed"] == 0])
     }
-    newer = ablate({first: variants[first]}, seeds=(1, 0))
+    newer, _ = ablate({first: variants[first]}, seeds=(1, 0))
     merged = merge(some, newer)
     keys = ["variant", "seed", "id"]
     sort = lambda frame: frame.astype({"variant": str}).sort_values(keys).reset_index(drop=True)  # noqa: E731

@@ -146,18 +146,6 @@ def test_compiles_into_one_graph(fusion):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("fusion", FUSIONS)
-def test_gpu_agrees_with_cpu(fusion):
-    model, images = random_model(fusion, 0, 12, 80)
-    there = VisionTransformer(model.cfg).double().cuda()
-    there.load_state_dict(model.state_dict())
-    assert torch.equal(there.inspect(images.cuda()).parts.cpu(), model.inspect(images).parts)
-    with torch.autocast("cuda", torch.bfloat16):
-        there.float()(images.float().cuda()).sum().backward()
-    assert all(parameter.grad.isfinite().all() for parameter in there.parameters())
-
-
 def test_selection_has_no_gradient_and_the_rest_has():
     model = VisionTransformer(CONFIG)
     layers, _, _ = layers_of(model, torch.randn(1, 3, 48, 48))

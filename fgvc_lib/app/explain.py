@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ..config import active_experiment, given_path, runs_folder
 from ..datasets import class_title, normalisation, read_photograph, view
 from ..datasets.listing import described, list_folder, printable
+from ..device import best_device
 from ..errors import ConfigError, DataError
 from ..experiments.variants import report_variants
 from ..files import write_whole
@@ -86,7 +87,7 @@ def explain_photographs(photos: dict[Path, Path], run: Run, out: Path) -> pd.Dat
     Raises ConfigError where a picture would be written over one of the photographs.
     """
     places = _places(photos, out)
-    experiment, device = run.experiment, "cuda" if torch.cuda.is_available() else "cpu"
+    experiment, device = run.experiment, best_device()
     model = load_model(run).to(device)
     names = [class_title(name) for name in run.environment["class_names"]]
     files, size, rows = list(photos), experiment.batch_size, []  # batches that fitted into memory in training

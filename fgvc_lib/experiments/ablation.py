@@ -6,15 +6,16 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import mkdtemp
+from uuid import uuid4
 
 import pandas as pd
 import torch
 from pandas.api.types import is_bool_dtype, is_integer_dtype
-from tqdm import tqdm, trange
+from tqdm import tqdm
 
 from ..config import PROFILES, Experiment, given_path, project_path, runs_folder
 from ..datasets import open_splits
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, FGVCError
 from ..files import write_whole
 from ..runs import Run, find_run
 from ..training import fit
@@ -68,39 +69,87 @@ def progress(variants: dict[str, Variant], seeds: Iterable[int] = SEEDS) -> pd.D
     return table
 
 
-def ablate(variants: dict[str, Variant], seeds: Iterable[int] = SEEDS, ray_address: str | None = None) -> pd.DataFrame:
-    """Run what is not done yet of an ablation and return its records, see `collect`.
+def ablate(
+    variants: dict[str, Variant], seeds: Iterable[int] = SEEDS, ray_address: str | None = None
+) -> tuple[pd.DataFrame | None, dict[tuple[str, int], str]]:
+    """Run what is not done yet of an ablation -> its records, see `collect`, and why runs failed, by their variant and seed.
 
     One run after the other in this process; or, with a `ray_address` ("auto": the cluster this machine is part of, "local":
-    one started for the purpose), one Ray task per run on every worker of a cluster that shares this project's folder.
-    Raises ConfigError if Ray is asked for and not installed.
+    one started for the purpose), one Ray task per run on every worker of a cluster that shares this project's folder. A run
+    that fails is reported at once, and the others go on; the records are those of the others, None if there is no other.
+    The variants must share their data, as those of `plan` do.
+    Raises DataError before anything is trained if the data cannot be used, and ConfigError if Ray is asked for and is not
+    installed, is not there, or runs on machines that do not see the project's folder.
     """
     todo = jobs(variants, seeds)
-    if ray_address:
-        _on_ray(list(todo.values()), ray_address)
-    return collect({job: fit(experiment) for job, experiment in tqdm(todo.items(), "ablation", unit="run")})
+    fingerprint = open_splits(next(iter(todo.values())))[0].fingerprint  # the built-in birds are drawn now, once for all
+    ended, found, failed = _on_ray(todo, ray_address) if ray_address else _here(todo), {}, {}
+    for job, result in tqdm(ended, "ablation", len(todo), unit="run"):
+        if isinstance(result, Exception):
+            reason = " ".join(str(result).split())[:300]
+            failed[job] = reason if isinstance(result, FGVCError) else f"{type(result).__name__}: {reason}"
+            tqdm.write(f"{variants[job[0]].title}, seed {job[1]}, failed: {failed[job]}")
+        else:
+            found[job] = result
+    runs = {job: find_run(todo[job], fingerprint=fingerprint) for job in todo if job in found}
+    return collect(runs, found) if runs else None, failed
 
 
-def _on_ray(experiments, address):
-    """Run experiments as Ray tasks: a core each, or a quarter of a GPU; retried, from the checkpoint, if a worker dies."""
+def _here(todo):
+    """Run experiments one after the other -> pairs of a job and `localise` of its run, or the error it ended with."""
+    for job, experiment in todo.items():
+        try:
+            yield job, localise(fit(experiment))
+        except FGVCError as error:
+            yield job, error
+
+
+def _on_ray(todo, address):
+    """Run experiments as Ray tasks -> what `_here` gives, in the order in which they end.
+
+    A task has a core, or a quarter of a GPU, and is tried again, from its checkpoint, if its worker dies.
+    """
     try:
         import ray
     except ImportError:
         raise ConfigError("ablate on Ray needs the extra `ray`: pip install 'fgvc_lib[ray]'") from None
-    ray.init(address, ignore_reinit_error=True, log_to_driver=False)
+    try:
+        ray.init(address, ignore_reinit_error=True, log_to_driver=False)
+    except Exception as error:  # of every kind: no cluster there, one of another version
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"no Ray cluster can be used at {address!r} ({reason}): start one, or say local") from error
+    project, runs = project_path(".").resolve(), runs_folder().resolve()
+    _check_shared(ray, project, runs)
     gpus = ray.cluster_resources().get("GPU", 0)
     task = ray.remote(num_cpus=1, num_gpus=0.25 if gpus else 0, max_retries=5)(_task)
-    project, runs = str(project_path(".").resolve()), str(runs_folder())
-    waiting = [task.remote(experiment, project, runs) for experiment in experiments]
-    for _ in trange(len(waiting), desc="ablation on Ray", unit="run"):
-        done, waiting = ray.wait(waiting)
-        ray.get(done)
+    waiting = {task.remote(experiment, project, runs): job for job, experiment in todo.items()}
+    while waiting:
+        (done,), _ = ray.wait(list(waiting))
+        try:
+            result = ray.get(done)
+        except Exception as error:  # of every kind: it is one run's alone
+            result = getattr(error, "cause", error)  # Ray's own text is the worker's whole traceback
+        yield waiting.pop(done), result
+
+
+def _check_shared(ray, project, runs):
+    """Raise ConfigError, naming them, if some of the cluster's machines do not see these folders, or see others there."""
+    token, on = runs / f".{uuid4().hex}", ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+    write_whole(token, b"")
+    # A function without a name travels whole, so that a machine without this library answers, too.
+    looks = ray.remote(num_cpus=0)(lambda: os.path.exists(project) and os.path.exists(token))
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    seen = ray.get([looks.options(scheduling_strategy=on(node["NodeID"], soft=False)).remote() for node in nodes])
+    token.unlink(missing_ok=True)
+    if blind := [node["NodeManagerHostname"] for node, sees in zip(nodes, seen, strict=True) if not sees]:
+        names = ", ".join(sorted(set(blind)))
+        raise ConfigError(f"{names} of the Ray cluster cannot see {runs} as it is here: share the project's folder with all")
 
 
 def _task(experiment, project, runs):
     os.chdir(project)
     torch.set_num_threads(1)
-    fit(experiment, progress=False, runs=Path(runs))
+    return localise(fit(experiment, progress=False, runs=runs))
 
 
 def merge(older: pd.DataFrame, newer: pd.DataFrame) -> pd.DataFrame:
@@ -116,15 +165,15 @@ def merge(older: pd.DataFrame, newer: pd.DataFrame) -> pd.DataFrame:
     return records
 
 
-def collect(runs: dict[tuple[str, int], Run]) -> pd.DataFrame:
+def collect(runs: dict[tuple[str, int], Run], looks: dict[tuple[str, int], pd.DataFrame]) -> pd.DataFrame:
     """The records of finished runs: one row per variant, seed and test image.
 
-    runs: by the variant's key and the seed. Columns: those of `Run.predictions`, those of `localise`, variant (categorical
-    of keys) and seed; `attrs` says how each run was made, see `made`.
+    runs: by the variant's key and the seed; looks: what `localise` says of each. Columns: those of `Run.predictions` and of
+    `localise`, variant (categorical of keys) and seed; `attrs` says how each run was made, see `made`.
     """
     frames, entries = [], []
-    for (key, seed), run in tqdm(runs.items(), "where they look", unit="run"):
-        frames.append(run.predictions.join(localise(run)).assign(variant=key, seed=seed))
+    for (key, seed), run in runs.items():
+        frames.append(run.predictions.join(looks[key, seed]).assign(variant=key, seed=seed))
         entries.append({"variant": key, "seed": seed, **origin(run)})
     records = pd.concat(frames, ignore_index=True)
     records["variant"] = records["variant"].astype(pd.CategoricalDtype(dict.fromkeys(key for key, _ in runs)))

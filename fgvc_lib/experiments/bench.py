@@ -20,6 +20,7 @@ from tqdm import tqdm, trange
 
 from ..config import PROFILES, Experiment
 from ..datasets import eval_loader, open_splits
+from ..device import best_device
 from ..errors import ConfigError
 from ..part_selection import FUSIONS, fuse_dense
 from ..vit import PRESETS, VisionTransformer
@@ -47,18 +48,17 @@ PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def resolve(setting: BenchSetting) -> BenchSetting:
     """The setting with its device and batch size decided. Raises ConfigError for anything in it that cannot be measured."""
-    gpu = torch.cuda.is_available()
     for name, known in (("model", PRESETS), ("device", ("auto", "cpu", "cuda")), ("precision", PRECISIONS)):
         if getattr(setting, name) not in known:
             raise ConfigError(f"unknown {name} {getattr(setting, name)!r}: choose one of {', '.join(known)}")
-    if setting.device == "cuda" and not gpu:
+    if setting.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device 'cuda' is not available: choose cpu, or auto")
     if not setting.sizes or setting.repeats < 1 or setting.batch_size < 0:
         raise ConfigError("bench needs at least one size, repeats of 1 or more and a batch_size of 0 (automatic) or more")
     for size in setting.sizes:
         # raises now, not after the sizes before it
         PRESETS[setting.model].replace(image_size=size, stride=setting.stride, top_k=MORE_PATCHES)
-    device = ("cuda" if gpu else "cpu") if setting.device == "auto" else setting.device
+    device = best_device().type if setting.device == "auto" else setting.device
     return dataclasses.replace(setting, device=device, batch_size=setting.batch_size or (16 if device == "cuda" else 1))
 
 
@@ -95,9 +95,9 @@ def measure(setting: BenchSetting) -> pd.DataFrame:
 
 def image_seconds(experiment: Experiment) -> tuple[float, float]:
     """Seconds an image to train and to test an experiment's ViT on this machine, from one try each."""
-    size, found, gpu = experiment.image_size, [], torch.cuda.is_available()
-    batch = experiment.batch_size if gpu else min(4, experiment.batch_size)  # enough for a CPU
-    setting = BenchSetting(experiment.model, (size,), experiment.stride, batch, device="cuda" if gpu else "cpu")
+    size, found, device = experiment.image_size, [], best_device().type
+    batch = experiment.batch_size if device == "cuda" else min(4, experiment.batch_size)  # enough for a CPU
+    setting = BenchSetting(experiment.model, (size,), experiment.stride, batch, device=device)
     for precision in (experiment.precision, "no"):  # tests are always float32
         work = _Work(dataclasses.replace(setting, precision=precision), size)
         work.seconds("plain")  # what is done once is not timed

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from ..datasets import box_views, eval_loader
+from ..device import best_device
 from ..errors import ConfigError, DataError
 from ..part_selection import FUSIONS, RANDOM, select
 from ..runs import Run
@@ -65,7 +66,7 @@ def curve(run: Run, ks: Iterable[int] | None = None) -> pd.DataFrame:
     ks = sorted({*(ks or (2**power for power in range(len(boxes).bit_length()))), len(boxes)})
     if not 1 <= ks[0] <= ks[-1] <= len(boxes):
         raise ConfigError(f"k must lie between 1 and the number of patches, {len(boxes)}, not {ks}")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     model.to(device)
     allowed = dict.fromkeys((*FUSIONS, RANDOM), torch.ones(len(test), len(boxes), dtype=torch.bool))
     if test.boxes is not None:

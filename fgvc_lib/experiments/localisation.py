@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from ..datasets import ImageSet, eval_loader, open_splits, workers_watched
 from ..datasets.geometry import box_mask, box_views, discriminative_points, part_points, patch_boxes
+from ..device import best_device
 from ..runs import Run
 from ..saliency import attribute, input_gradient
 from ..training import load_model
@@ -111,9 +112,10 @@ def localise(run: Run, method: str | None = None) -> pd.DataFrame:
     Columns map_…: `map_hits` of its input gradient, or of what another method of `saliency.attribute` says; if the model
     selects, columns selected_…: `selection_hits` of its parts. Where the data does not say which parts set a class apart, as
     CUB-200-2011 does not, the parts to hit are all that are annotated. No columns for data without boxes.
+    Runs on a GPU where there is one.
     """
-    experiment = run.experiment
-    model, test = load_model(run), tested_images(run)
+    experiment, device = run.experiment, best_device()
+    model, test = load_model(run).to(device), tested_images(run)
     if test.boxes is None:
         return pd.DataFrame(index=range(len(test)))
     boxes, discriminative = box_views(test, experiment), discriminative_points(test, experiment)
@@ -126,8 +128,9 @@ def localise(run: Run, method: str | None = None) -> pd.DataFrame:
         torch.manual_seed(experiment.seed)  # as `fit` does before it tests
         for images, labels in tqdm(eval_loader(test, experiment), "where it looks", leave=False, delay=2, unit="batch"):
             batch = slice(first, first := first + len(images))
+            images, labels = images.to(device), labels.to(device)
             maps = attribute(model, images, labels, method) if method else input_gradient(model, images, labels)
-            found = map_hits(maps.numpy(), boxes[batch], points[batch], known[batch]).add_prefix("map_")
+            found = map_hits(maps.cpu().numpy(), boxes[batch], points[batch], known[batch]).add_prefix("map_")
             if experiment.fusion:
                 hits = selection_hits(parts[batch], patches, boxes[batch], discriminative[batch])
                 found = found.join(hits.add_prefix("selected_"))
