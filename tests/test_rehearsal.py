@@ -57,7 +57,7 @@ def google_arrays(rng, dim=768, depth=12, heads=12, mlp=3072, patch=16, patches=
 def clone(tmp_path_factory):
     """A copy of the project after `make data`, as far as its formats go, where profile `full` trains for two steps."""
     folder = tmp_path_factory.mktemp("full") / "clone"
-    for name in ("fgvc_lib", "notebooks", "data/bench", "data/results"):
+    for name in ("fgvc_lib", "notebooks", "docs", "data/bench", "data/results"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "sitecustomize.py").write_text(SHORTER)  # for the notebooks' kernels, too
     write_official(folder / FULL.data, ending="jpg", **DATA)
