@@ -16,6 +16,7 @@ from .errors import ConfigError, TrainingError
 RENDEZVOUS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 ONE = ("", "0", "1")
+INSTEAD = "start them with `accelerate launch --multi_gpu --num_processes N`, which takes the CPU where there is no GPU"
 PATIENCE = timedelta(days=1)  # for the first process, which fetches weights and decodes images while the others wait
 
 
@@ -29,8 +30,11 @@ def join(experiment: Experiment) -> Accelerator:
     """
     known = {name: os.environ[name] for name in (*RENDEZVOUS, *MPI) if name in os.environ}
     several = set(RENDEZVOUS) <= set(known) and known["WORLD_SIZE"] not in ONE  # a few of them are no launch
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
     if not several and any(known.get(name, "") not in ONE for name in MPI):
-        raise TrainingError("a launcher of MPI has started several processes: start them with `accelerate launch`")
+        raise TrainingError(f"a launcher of MPI has started several processes: {INSTEAD}")
+    if not several and on_cpu and {"MASTER_ADDR", "MASTER_PORT"} <= set(known):  # which it sets for several processes only
+        raise TrainingError(f"`accelerate launch --cpu` was asked for several processes and started one: {INSTEAD}")
     shares = experiment.accumulate * (int(known["WORLD_SIZE"]) if several else 1)
     if experiment.batch_size % shares:
         raise ConfigError(
@@ -47,12 +51,12 @@ def join(experiment: Experiment) -> Accelerator:
     }
     if several:
         here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-        if gpus < here and not parse_flag_from_env("ACCELERATE_USE_CPU"):
+        if 0 < gpus < here and not on_cpu:
             raise ConfigError(
-                f"{here} processes are started on a machine with {gpus} GPUs: start no more than that with --num_processes, "
-                "or train on its CPU with --cpu"
+                f"{here} processes are started on a machine with {gpus} GPUs: start no more than that, or set "
+                "ACCELERATE_USE_CPU=true to train on its CPU"
             )
-        accelerator = Accelerator(**options)
+        accelerator = Accelerator(cpu=on_cpu or not gpus, **options)
         if accelerator.distributed_type not in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
             raise ConfigError(f"training on {accelerator.distributed_type.value} is not supported: choose multi_gpu or cpu")
         return accelerator

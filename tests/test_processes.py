@@ -23,7 +23,7 @@ from fgvc_lib.training import fit, load_model
 from fgvc_lib.vit import VisionTransformer
 
 LAUNCH = (
-    sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "--num_processes", "2",
+    sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", "2",
     "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
 )  # fmt: skip
 LAUNCHED = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -61,7 +61,7 @@ def two(birds_of_odd_number, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     (folder / "fit_two.py").write_text(FIT_TWO)
     command = [*LAUNCH, folder / "fit_two.py", birds_of_odd_number, folder]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"ACCELERATE_USE_CPU": "1"})
     assert ran.returncode == 0, ran.stderr
     return folder, ran.stdout
 
@@ -74,7 +74,7 @@ def test_two_processes_train_one_model(two, birds_of_odd_number, tmp_path, chang
     run = find_run(experiment, folder)
     assert {path.name for path in run.folder.iterdir()} == set(FILES) and run.environment["processes"] == 2
     assert {(folder / f"{run.folder.name}-{rank}").read_text() for rank in "01"} == {repr(run)}
-    assert said.count("21 test images") == 1 and said.count("100%") == 2  # of the two bars
+    assert said.count("21 test images") == 1 and said.count("0/6 [") == 2  # where the two bars begin
     if "model" not in changes:  # whose batch normalisation sees other images
         same_curve(run, fit(experiment, progress=False, runs=tmp_path))
     assert said.count("Batch normalisation sees 2 images at a time, not the 4") == 1
@@ -88,13 +88,13 @@ def test_two_processes_train_one_model(two, birds_of_odd_number, tmp_path, chang
 
 def test_a_training_of_two_resumes_after_one_was_killed(birds_of_odd_number, tmp_path):
     experiment = Experiment(
-        data=str(birds_of_odd_number), image_size=32, resize_size=36, batch_size=4, steps=60, warmup_steps=1, log_every=2,
+        data=str(birds_of_odd_number), image_size=32, resize_size=36, batch_size=4, steps=40, warmup_steps=1, log_every=2,
         checkpoint_every=2, stride=12, fusion="mul",
     )  # fmt: skip
     names = ("data", "image_size", "resize_size", "batch_size", "steps", "warmup_steps", "log_every", "checkpoint_every")
     options = [f"--{name.replace('_', '-')}={getattr(experiment, name)}" for name in (*names, "stride", "fusion")]
     command = [*LAUNCH, "-m", "fgvc_lib", "train", "--weights=", *options]
-    environment = os.environ | {"RUNS": str(tmp_path / "runs"), "PROFILE": "quick", "DATA": ""}
+    environment = os.environ | {"RUNS": str(tmp_path / "runs"), "PROFILE": "quick", "DATA": "", "ACCELERATE_USE_CPU": "1"}
     run = find_run(experiment, tmp_path / "runs")
     with subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True) as launcher:
         until = time.monotonic() + 120
@@ -110,7 +110,7 @@ def test_a_training_of_two_resumes_after_one_was_killed(birds_of_odd_number, tmp
     assert launcher.returncode != 0 and not run.finished
     assert "error: another process of this training has ended: see what it said" in errors or "SIGTERM" in errors
     saved = torch.load(run.folder / "checkpoint.pt", weights_only=True)["state"]["step"]
-    assert 2 < saved < 60
+    assert 2 < saved < 40
     again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("The run is in") == 1 and "cannot be used" not in again.stdout
@@ -186,7 +186,16 @@ def test_more_processes_than_gpus_are_refused(tiny, monkeypatch):
 
 def test_processes_of_another_launcher_are_refused(tiny, monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
-    with pytest.raises(TrainingError, match="a launcher of MPI .*: start them with `accelerate launch`"):
+    with pytest.raises(TrainingError, match="a launcher of MPI .*: start them with `accelerate launch --multi_gpu"):
+        fit(tiny, progress=False)
+
+
+def test_one_process_where_several_were_asked_for_is_refused(tiny, monkeypatch):
+    for name, value in {"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)  # as `accelerate launch --cpu --num_processes 2` does
+    with pytest.raises(
+        TrainingError, match="`accelerate launch --cpu` was asked for several processes and started one: sta"
+    ):
         fit(tiny, progress=False)
 
 
