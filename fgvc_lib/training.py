@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from torch import nn
-from torch.utils.data import Sampler
 from tqdm import tqdm
 
 from . import __version__
@@ -30,7 +29,7 @@ from .backbones import source_of, weights_checksum, weights_file
 from .checkpoints import NAMES, delete_checkpoints, load_checkpoint, save_checkpoint, terminating
 from .cnn import CNNS, classifier_parameters, efficientnet_lite0, resnet18, timm_model
 from .config import Experiment
-from .datasets import eval_loader, found, open_splits, train_loader, workers_watched
+from .datasets import Draws, eval_loader, found, open_splits, seed_of, train_loader, workers_watched
 from .errors import ConfigError, DataError, StorageError, TrainingError, nearest
 from .evaluation import accuracy, evaluate
 from .files import set_aside, write_whole
@@ -207,7 +206,7 @@ def _train(experiment, model, accelerator, train, tests, folder, progress, termi
                 raise TrainingError(
                     f"{folder} holds a checkpoint of another training: remove {' and '.join(NAMES)}"
                 ) from error
-        loader = train_loader(train, experiment, _Draws(len(train), experiment, state["step"]))
+        loader = train_loader(train, experiment, Draws(len(train), experiment, state["step"]))
     prepared, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     if experiment.compile:
         prepared = torch.compile(prepared)
@@ -219,7 +218,7 @@ def _train(experiment, model, accelerator, train, tests, folder, progress, termi
     for images, labels in loader:
         # Dropout and random patches are as after a resume, and another draw in each share of the batch.
         share = len(shares) * accelerator.num_processes + accelerator.process_index
-        torch.manual_seed(_seed(experiment.seed, 1, state["step"], share))
+        torch.manual_seed(seed_of(experiment.seed, 1, state["step"], share))
         with accelerator.accumulate(prepared):  # gradients are averaged, and the optimiser moves, after the last share
             loss, correct = _step(prepared, images, labels, experiment)
             accelerator.backward(loss)
@@ -337,33 +336,6 @@ def learning_rate_factor(step: int, experiment: Experiment) -> float:
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
-class _Draws(Sampler):
-    """Pairs (image, seed of its view): one permutation of the training set after the other, from any step on.
-
-    Neither the worker nor what came before has a part in it, so an interrupted run goes on as if nothing had happened.
-    """
-
-    def __init__(self, size, experiment, first_step):
-        self.size, self.seed, self.batch = size, experiment.seed, experiment.batch_size
-        self.range = range(first_step * self.batch, experiment.steps * self.batch)
-
-    def __len__(self):
-        return len(self.range)
-
-    def __iter__(self):
-        epoch = None
-        for draw in self.range:
-            if draw // self.size != epoch:
-                epoch = draw // self.size
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
-            yield int(order[draw % self.size]), _seed(self.seed, 2, draw)
-
-
-def _seed(*numbers):
-    """A seed that depends on up to four numbers, of which those left out count as 0."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
 def _check_options(experiment, model, shares=1):
     """Apply the options that a model may not have, and say what they lead to that they do not show.
 
@@ -382,11 +354,14 @@ def _check_options(experiment, model, shares=1):
             raise ConfigError(
                 f"nothing can be compiled here ({reason}): install a C++ compiler, or set compile to False"
             ) from error
-    if shares > 1 and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()):
+    normalises = model and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
+    if normalises and shares > 1:
         _say(
             f"Batch normalisation sees {experiment.batch_size // shares} images at a time, not the {experiment.batch_size} "
             "of a batch, and learns otherwise than from whole batches."
         )
+    if normalises and experiment.checkpointing:
+        _say("With checkpointing, batch normalisation counts each batch twice in its running mean and variance.")
     if isinstance(model, VisionTransformer) and (unseen := model.cfg.unseen):
         whole = experiment.image_size - unseen
         _say(

@@ -15,6 +15,7 @@ from conftest import write_cub
 from fgvc_lib import processes, training
 from fgvc_lib.config import Experiment
 from fgvc_lib.datasets.build import open_splits
+from fgvc_lib.datasets.draws import seed_of
 from fgvc_lib.datasets.views import eval_loader
 from fgvc_lib.errors import ConfigError, TrainingError
 from fgvc_lib.evaluation import evaluate
@@ -146,7 +147,7 @@ def test_a_run_in_parts_resumes_in_other_parts(tiny, tmp_path, monkeypatch):
 
 
 def test_every_share_of_a_batch_draws_its_own_numbers(tiny, monkeypatch, tmp_path):
-    assert training._seed(7, 1, 3) == training._seed(7, 1, 3, 0)  # the first share's are those of the whole batch
+    assert seed_of(7, 1, 3) == seed_of(7, 1, 3, 0)  # the first share's are those of the whole batch
     drawn = {}
 
     def drawing(model, images, labels, experiment):

@@ -17,7 +17,7 @@ from torch import nn
 from tqdm import trange
 
 from ..config import Experiment
-from ..datasets import ImageSet, normalisation, open_splits, train_loader
+from ..datasets import Draws, ImageSet, normalisation, open_splits, train_loader
 from ..training import build_model, build_optimizer, fit
 from .bench import ratio_interval
 
@@ -38,7 +38,7 @@ def measure_loops(experiment: Experiment, rounds: int, steps: int = STEPS) -> pd
     """
     experiment = experiment.replace(epochs=0.0, steps=steps, warmup_steps=0, checkpoint_every=steps, accumulate=1)
     train, _ = open_splits(experiment)
-    batch = next(iter(train_loader(train, experiment, [(i % len(train), i) for i in range(experiment.batch_size)])))
+    batch = next(iter(train_loader(train, experiment, Draws(len(train), experiment, 0))))
     ways = {
         "bare": lambda: bare_seconds(experiment, *_device_and_model(experiment, train), batch),
         "fit": lambda: fit_seconds(experiment),
