@@ -30,6 +30,7 @@ from .checkpoints import NAMES, delete_checkpoints, load_checkpoint, save_checkp
 from .cnn import CNNS, classifier_parameters, efficientnet_lite0, resnet18, timm_model
 from .config import Experiment
 from .datasets import Draws, eval_loader, found, open_splits, seed_of, train_loader, workers_watched
+from .device import best_device
 from .errors import ConfigError, DataError, StorageError, TrainingError, nearest
 from .evaluation import accuracy, evaluate
 from .files import set_aside, write_whole
@@ -101,7 +102,8 @@ def fit(experiment: Experiment, progress: bool = True, runs: Path | None = None)
     accelerator = join(experiment)
     with contextlib.ExitStack() as ending, failures_named(experiment):
         if not accelerator.is_main_process:
-            ending.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            for redirect in (contextlib.redirect_stdout, contextlib.redirect_stderr):
+                ending.enter_context(redirect(io.StringIO()))
         with accelerator.main_process_first():  # here and below: the others find drawn, fetched and decoded what they need
             train, test = open_splits(experiment)
             run = find_run(experiment, runs, train.fingerprint)
@@ -348,7 +350,7 @@ def _check_options(experiment, model, shares=1):
             raise ConfigError(f"{experiment.model} cannot do without its activations: set checkpointing to False") from error
     if experiment.compile:
         try:
-            torch.compile(torch.neg)(torch.zeros(1, device="cuda" if torch.cuda.is_available() else "cpu"))
+            torch.compile(torch.neg)(torch.zeros(1, device=best_device()))
         except Exception as error:  # of every kind: compilers are missing in many ways
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(

@@ -64,7 +64,7 @@ def two(birds_of_odd_number, tmp_path_factory):
     command = [*LAUNCH, folder / "fit_two.py", birds_of_odd_number, folder]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | {"ACCELERATE_USE_CPU": "1"})
     assert ran.returncode == 0, ran.stderr
-    return folder, ran.stdout
+    return folder, ran.stderr
 
 
 @pytest.mark.parametrize("changes", [{"fusion": "mul", "stride": 12}, {"model": "resnet18"}])
@@ -204,13 +204,13 @@ def test_batch_normalisation_is_said_to_see_parts(tiny, capsys):
     training._say.cache_clear()
     for parts in (1, 2):
         fit(tiny.replace(model="resnet18", fusion=None, accumulate=parts, seed=parts), progress=False)
-    assert capsys.readouterr().out.count("Batch normalisation sees 2 images at a time, not the 4 of a batch") == 1
+    assert capsys.readouterr().err.count("Batch normalisation sees 2 images at a time, not the 4 of a batch") == 1
 
 
 def test_fewer_images_than_a_batch_are_said(tiny, capsys):
     training._say.cache_clear()
     assert fit(tiny.replace(batch_size=16), progress=False).finished
-    assert "A batch of 16 holds some of the 9 training images more than once." in capsys.readouterr().out
+    assert "A batch of 16 holds some of the 9 training images more than once." in capsys.readouterr().err
 
 
 def raising(*_):

@@ -419,7 +419,7 @@ def test_checkpointing_changes_no_number(tiny, tmp_path, capsys):
             fit(tiny.replace(**changes, checkpointing=on), progress=False, runs=tmp_path / str(on)) for on in (False, True)
         )
         assert plain.metrics["loss"].tolist() == pytest.approx(spared.metrics["loss"].tolist(), rel=1e-5)
-    assert capsys.readouterr().out.count("batch normalisation counts each batch twice") == 1
+    assert capsys.readouterr().err.count("batch normalisation counts each batch twice") == 1
     for model in ("resnet18", "timm:dla46_c"):
         with pytest.raises(ConfigError, match=f"{model} cannot do without its activations: set checkpointing to False"):
             fit(tiny.replace(model=model, fusion=None, checkpointing=True), progress=False)

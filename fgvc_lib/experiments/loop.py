@@ -18,6 +18,7 @@ from tqdm import trange
 
 from ..config import Experiment
 from ..datasets import Draws, ImageSet, normalisation, open_splits, train_loader
+from ..device import best_device
 from ..training import build_model, build_optimizer, fit
 from .bench import ratio_interval
 
@@ -64,7 +65,7 @@ def measure_loops(experiment: Experiment, rounds: int, steps: int = STEPS) -> pd
 
 
 def _device_and_model(experiment, train):
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     return device, build_model(experiment, len(train.classes)).to(device).train()
 
 
@@ -86,7 +87,7 @@ def bare_seconds(
 
 def fit_seconds(experiment: Experiment) -> float:
     """Seconds that the loop of `fit` takes for the experiment's steps."""
-    with TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):  # its bar is drawn, and not seen
+    with TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):  # its bar is drawn, and not seen
         return fit(experiment, runs=Path(folder)).environment["seconds"]
 
 
