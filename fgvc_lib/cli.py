@@ -36,10 +36,14 @@ COMMANDS = {
 
 def train(experiment: Experiment) -> str:
     """Train and test one model; its options start from the profile that PROFILE names."""
+    from accelerate import PartialState
+
     from .report.tables import readable, results_table
     from .training import fit
 
     run = fit(experiment)
+    if not PartialState().is_main_process:
+        return ""
     return f"{readable(results_table({experiment.title: run})).to_string()}\nThe run is in {run.folder}"
 
 
@@ -174,7 +178,8 @@ def main() -> None:
         if name not in COMMANDS:
             raise ConfigError(f"unknown command {name!r}: choose one of {', '.join(COMMANDS)}")
         module, _, function = COMMANDS[name][0].rpartition(".")
-        print(_call(getattr(import_module(f".{module}", __package__), function), name, arguments))
+        if text := _call(getattr(import_module(f".{module}", __package__), function), name, arguments):
+            print(text)
     except FGVCError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RUN_VERSION = 2
 
 # Where and how a run is computed, not what comes out: no part of its name.
-NOT_HASHED = {"profile", "data", "workers", "cache"}
+NOT_HASHED = {"profile", "data", "workers", "cache", "accumulate", "checkpointing", "compile"}
 
 # Lowest and highest value of each number of an experiment, both allowed unless it is in OPEN.
 RANGES = {
@@ -26,7 +26,7 @@ RANGES = {
     "image_size": (1, 8192), "resize_size": (1, 8192), "batch_size": (1, 65_536), "steps": (1, 10**9),
     "warmup_steps": (0, 10**9), "lr": (0, 100), "momentum": (0, 1), "weight_decay": (0, 10), "clip_norm": (0, 10**6),
     "head_lr": (0, 100), "epochs": (0, 10**6), "label_smoothing": (0, 1), "seed": (0, 2**32 - 1), "log_every": (1, 10**9),
-    "checkpoint_every": (1, 10**9), "workers": (0, 256),
+    "checkpoint_every": (1, 10**9), "workers": (0, 256), "accumulate": (1, 65_536),
 }  # fmt: skip
 # The end of a range that is not part of it.
 OPEN = {"dropout": 1, "momentum": 1, "label_smoothing": 1, "lr": 0, "head_lr": 0}
@@ -77,8 +77,11 @@ class Experiment:
 
     log_every: int = 20  # steps between lines of metrics.jsonl
     checkpoint_every: int = 150  # steps between checkpoints, each with the accuracy on the test images
-    workers: int = 0  # processes that load images
+    workers: int = 0  # processes that load images, for each that trains
     cache: bool = True  # keep decoded images in data/cache/; sets of a few images are decoded anew each time
+    accumulate: int = 1  # equal parts in which a batch is computed, one after the other: less memory, the same gradients
+    checkpointing: bool = False  # compute the activations again on the way back instead of keeping them: less memory
+    compile: bool = False  # train the model as torch.compile makes it
 
     def __post_init__(self):
         for name, kind in get_type_hints(Experiment).items():

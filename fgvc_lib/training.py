@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
@@ -15,14 +16,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from torch import nn
-from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from . import __version__
@@ -30,18 +29,18 @@ from .backbones import source_of, weights_checksum, weights_file
 from .checkpoints import NAMES, delete_checkpoints, load_checkpoint, save_checkpoint, terminating
 from .cnn import CNNS, classifier_parameters, efficientnet_lite0, resnet18, timm_model
 from .config import Experiment
-from .datasets import eval_loader, found, open_splits, train_loader, workers_watched
+from .datasets import Draws, eval_loader, found, open_splits, seed_of, train_loader, workers_watched
+from .device import best_device
 from .errors import ConfigError, DataError, StorageError, TrainingError, nearest
+from .evaluation import accuracy, evaluate
 from .files import set_aside, write_whole
+from .processes import failures_named, join
 from .runs import Run, find_run
 from .vit import PRESETS, VisionTransformer
 from .weights import load_pretrained
 
 MODELS = (*CNNS, *PRESETS)
 MARGIN = 0.4  # TransFG, section 4.1: negatives closer than this cosine are pushed apart
-# What torchrun and Accelerate tell each process of a group, all of it; and what MPI's launchers call the size of theirs.
-RENDEZVOUS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def build_model(experiment: Experiment, num_classes: int) -> nn.Module:
@@ -91,16 +90,38 @@ def fit(experiment: Experiment, progress: bool = True, runs: Path | None = None)
     """Train, test, and keep the result in runs/<hash>/. A finished run is returned as it is, an interrupted one resumed.
 
     What cannot be used of a run is set aside with a word, and made again. On SIGTERM a checkpoint is written first.
+    Processes that `accelerate launch` has started train one model together: each takes its share of every batch, the first
+    alone writes and prints, and all return the run. But for rounding its numbers are those of one process, and so are
+    those of a batch in `accumulate` parts; only batch normalisation and what is drawn at random inside the model, which is
+    dropout and fusion "random", go by the share.
     runs: another folder than the project's own to keep it in.
-    Raises DataError before training starts if data cannot be used; TrainingError if several processes are launched or,
-    naming the step, if the loss is not finite (the last checkpoint is kept); StorageError if the folder cannot be written or
-    another process writes to it.
+    Raises DataError before training starts if data cannot be used; ConfigError for options that do not go together;
+    TrainingError if there is not enough memory or, naming the step, if the loss is not finite (the last checkpoint is kept);
+    StorageError if the folder cannot be written or another training writes to it.
     """
-    _launched()
-    train, test = open_splits(experiment)
-    run = find_run(experiment, runs, train.fingerprint)
+    accelerator = join(experiment)
+    with contextlib.ExitStack() as ending, failures_named(experiment):
+        if not accelerator.is_main_process:
+            for redirect in (contextlib.redirect_stdout, contextlib.redirect_stderr):
+                ending.enter_context(redirect(io.StringIO()))
+        with accelerator.main_process_first():  # here and below: the others find drawn, fetched and decoded what they need
+            train, test = open_splits(experiment)
+            run = find_run(experiment, runs, train.fingerprint)
+        (todo,) = broadcast_object_list([accelerator.is_main_process and ending.enter_context(_writing(run))])
+        if not run.folder.is_dir():
+            raise StorageError(f"a process does not see {run.folder}: set RUNS to a folder that all machines share")
+        if todo:
+            _fit(experiment, run, train, test, accelerator, progress)
+            accelerator.wait_for_everyone()
+        return Run(run.folder)
+
+
+@contextlib.contextmanager
+def _writing(run):
+    """Lock a run's folder and rid it of what cannot be used. Gives whether there is anything left to do."""
     if run.finished and not run.damaged():
-        return run
+        yield False
+        return
     # The lock stays when it is released: another process may be waiting for this very file.
     lock = FileLock(run.folder.with_name(f".{run.folder.name}.lock"))
     try:
@@ -112,37 +133,42 @@ def fit(experiment: Experiment, progress: bool = True, runs: Path | None = None)
         raise StorageError(f"cannot write {run.folder} ({error.strerror or error}): choose a writable folder") from error
     try:
         bad = run.damaged()
-        if run.finished and not bad:  # by another process, just now
-            return run
         if said := [set_aside(run.folder / name, reason) for name, reason in bad.items()]:
             print(f"In {run.folder}, {', '.join(said)}: it is made again.", flush=True)
         for rest in run.folder.glob(".*.tmp"):  # of a process that was killed while it wrote
             with contextlib.suppress(OSError):
                 rest.unlink()
-        return _fit(experiment, run, train, test, progress)
+        yield bool(bad) or not run.finished  # finished by another process, just now
     finally:
         with contextlib.suppress(OSError):
             run.folder.rmdir()  # only one that is still empty, since the experiment was refused
         lock.release()
 
 
-def _fit(experiment, run, train, test, progress):
+def _fit(experiment, run, train, test, accelerator, progress):
     torch.manual_seed(experiment.seed)
-    model = build_model(experiment, len(train.classes))
-    _say(found(train, test))
-    train.check()
-    test.check()
-    _check_options(experiment, model)
+    with accelerator.main_process_first():
+        model = build_model(experiment, len(train.classes))
+        _say(found(train, test))
+        train.check()
+        test.check()
+        _check_options(experiment, model, experiment.accumulate * accelerator.num_processes)
+        if len(train) < experiment.batch_size:
+            _say(f"A batch of {experiment.batch_size} holds some of the {len(train)} training images more than once.")
+        tests = accelerator.prepare_data_loader(eval_loader(test, experiment))
     described = json.dumps(dataclasses.asdict(experiment), indent=1).encode()
-    write_whole(run.folder / "experiment.json", described)
+    if accelerator.is_main_process:
+        write_whole(run.folder / "experiment.json", described)
 
     with terminating() as terminated:
-        state = _train(experiment.on(len(train)), model, train, test, run.folder, progress, terminated)
+        state = _train(experiment.on(len(train)), model, accelerator, train, tests, run.folder, progress, terminated)
 
     torch.manual_seed(experiment.seed)  # patches that are chosen at random are the same whenever the run is looked at
-    predictions = evaluate(model, eval_loader(test, experiment))
+    predictions = evaluate(model, tests, accelerator)
+    if not accelerator.is_main_process:
+        return
     predictions.insert(0, "id", test.ids)
-    state["history"][-1]["test_accuracy"] = _accuracy(predictions)
+    state["history"][-1]["test_accuracy"] = accuracy(predictions)
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     files = {
         "experiment.json": described, "metrics.jsonl": _lines(state["history"]),
@@ -152,87 +178,75 @@ def _fit(experiment, run, train, test, progress):
         "classes": len(train.classes), "class_names": train.classes, "skipped": train.skipped + test.skipped,
         "data": train.fingerprint, "weights": weights_checksum(experiment),
         "run": run.folder.name, "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in model.parameters()), "processes": accelerator.num_processes,
         "seconds": state["seconds"], "step_ms": 1e3 * float(np.median(state["step_seconds"])), **_environment(model),
     }  # fmt: skip
     for name, content in (files | {"environment.json": json.dumps(record, indent=1)}).items():
         write_whole(run.folder / name, content)
     delete_checkpoints(run.folder)
-    return Run(run.folder)
 
 
-@workers_watched()
-@torch.no_grad()
-def evaluate(model: nn.Module, loader: DataLoader) -> pd.DataFrame:
-    """Test a model in float32 on the device it is on.
-
-    Returns one row per image, in the loader's order: label, prediction, probability (of the prediction), parts (K patch
-    indices, empty where the model selects none). The model's mode is restored.
-    """
-    training, device, columns = model.training, next(model.parameters()).device, []
-    selects = isinstance(model, VisionTransformer) and model.cfg.fusion
-    model.eval()
-    for images, labels in loader:
-        images = images.to(device, non_blocking=True)
-        parts = labels.new_empty(len(labels), 0)
-        if selects:
-            trunk = model.forward_trunk(images)
-            parts = model.select_parts(trunk)
-            logits = model.forward_head(model.forward_last(trunk.tokens, parts))
-        else:
-            logits = model(images)
-        probability, prediction = logits.softmax(-1).max(-1)
-        columns.append((labels, prediction, probability, parts))
-    model.train(training)
-    label, prediction, probability, parts = (torch.cat(column).tolist() for column in zip(*columns, strict=True))
-    return pd.DataFrame({"label": label, "prediction": prediction, "probability": probability, "parts": parts})
-
-
-def _train(experiment, model, train, test, folder, progress, terminated):
+def _train(experiment, model, accelerator, train, tests, folder, progress, terminated):
     """Optimise `model` in place, from the last checkpoint if there is one -> the state of the loop.
 
-    terminated: an event; once it is set, the process ends with a checkpoint of the step under way.
+    tests: the prepared loader of the test images. terminated: an event; once it is set, the process ends with a checkpoint
+    of the step under way, or several together with one of the next step that is logged.
     """
-    accelerator = _accelerator()
-    optimizer = _optimizer(model, experiment)
+    optimizer = build_optimizer(model, experiment)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, experiment))
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     # recent: (loss, correct) of each step since the last log line, on the device, since reading them waits for it
     state = {"step": 0, "seconds": 0.0, "step_seconds": [], "history": [], "recent": []}
-    if saved := load_checkpoint(folder):
-        try:
-            for name, part in parts.items():
-                part.load_state_dict(saved[name])
-            state |= saved["state"]
-            state["recent"] = [tuple(value.to(accelerator.device) for value in pair) for pair in state["recent"]]
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise TrainingError(f"{folder} holds a checkpoint of another training: remove {' and '.join(NAMES)}") from error
-    loader = train_loader(train, experiment, _Draws(len(train), experiment, state["step"]))
+    with accelerator.main_process_first():  # it sets damaged checkpoints aside
+        if saved := load_checkpoint(folder):
+            try:
+                for name, part in parts.items():
+                    part.load_state_dict(saved[name])
+                state |= saved["state"]
+                state["recent"] = [tuple(value.to(accelerator.device) for value in pair) for pair in state["recent"]]
+            except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+                raise TrainingError(
+                    f"{folder} holds a checkpoint of another training: remove {' and '.join(NAMES)}"
+                ) from error
+        loader = train_loader(train, experiment, Draws(len(train), experiment, state["step"]))
     prepared, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    if experiment.compile:
+        prepared = torch.compile(prepared)
 
     prepared.train()
     shown = {"desc": experiment.title, "unit": "step", "leave": False, "mininterval": 1.0, "disable": not progress}
     bar = tqdm(total=experiment.steps, initial=state["step"], **shown)
-    first, started = state["step"], time.perf_counter()
+    first, started, shares = state["step"], time.perf_counter(), []
     for images, labels in loader:
-        torch.manual_seed(_seed(experiment.seed, 1, state["step"]))  # dropout, random patches: as after a resume
-        loss, correct = _step(prepared, images, labels, experiment)
-        accelerator.backward(loss)
-        if experiment.clip_norm:
-            accelerator.clip_grad_norm_(prepared.parameters(), experiment.clip_norm)
+        # Dropout and random patches are as after a resume, and another draw in each share of the batch.
+        share = len(shares) * accelerator.num_processes + accelerator.process_index
+        torch.manual_seed(seed_of(experiment.seed, 1, state["step"], share))
+        with accelerator.accumulate(prepared):  # gradients are averaged, and the optimiser moves, after the last share
+            loss, correct = _step(prepared, images, labels, experiment)
+            accelerator.backward(loss)
+            if experiment.clip_norm and accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(prepared.parameters(), experiment.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+        shares.append((loss.detach(), correct))
+        if not accelerator.sync_gradients:
+            continue
         lr = schedule.get_last_lr()[0]  # of this step; the schedule moves on to the next one's
-        optimizer.step()
         schedule.step()
-        optimizer.zero_grad()
-        state["recent"].append((loss.detach(), correct))
+        state["recent"].append(tuple(sum(column) / len(shares) for column in zip(*shares, strict=True)))
+        shares = []
         state["step"] += 1
         bar.update()
         step = state["step"]
         saving = step % experiment.checkpoint_every == 0 or step == experiment.steps
-        logging = saving or step % experiment.log_every == 0
-        if not (logging or terminated.is_set()):
+        logging, stopping = saving or step % experiment.log_every == 0, terminated.is_set()
+        if accelerator.num_processes > 1:  # they stop at one step or wait for each other for ever; asking takes time
+            if stopping:
+                accelerator.set_trigger()
+            stopping = logging and accelerator.check_trigger()
+        if not (logging or stopping):
             continue
-        line = _log_line(state["recent"], step, experiment) | {"lr": lr}
+        line = _log_line(state["recent"], step, experiment, accelerator) | {"lr": lr}
         seconds = time.perf_counter() - started
         state["seconds"] += seconds
         state["step_seconds"].append(seconds / (step - first))
@@ -241,12 +255,14 @@ def _train(experiment, model, train, test, folder, progress, terminated):
             state["history"].append(line | {"seconds": state["seconds"]})
             state["recent"] = []
         if saving and step < experiment.steps:  # the last test is `fit`'s
-            state["history"][-1]["test_accuracy"] = _accuracy(evaluate(model, eval_loader(test, experiment)))
-        if saving:
-            write_whole(folder / "metrics.jsonl", _lines(state["history"]))
-        if saving or terminated.is_set():
-            save_checkpoint(folder, {name: part.state_dict() for name, part in parts.items()} | {"state": state})
-        if terminated.is_set():
+            state["history"][-1]["test_accuracy"] = accuracy(evaluate(model, tests, accelerator))
+        if accelerator.is_main_process:
+            if saving:
+                write_whole(folder / "metrics.jsonl", _lines(state["history"]))
+            if saving or stopping:
+                save_checkpoint(folder, {name: part.state_dict() for name, part in parts.items()} | {"state": state})
+        if stopping:
+            accelerator.wait_for_everyone()
             bar.close()
             print(f"Stopped by SIGTERM after step {step}; the same command goes on from there.", flush=True)
             raise SystemExit(128 + signal.SIGTERM)
@@ -255,8 +271,8 @@ def _train(experiment, model, train, test, folder, progress, terminated):
     return state
 
 
-def _optimizer(model, experiment):
-    """The experiment's optimiser, the classifier in a group of its own."""
+def build_optimizer(model: nn.Module, experiment: Experiment) -> torch.optim.Optimizer:
+    """The experiment's optimiser for a model, the classifier in a group of its own."""
     head = classifier_parameters(model)
     rest = [parameter for parameter in model.parameters() if not any(parameter is other for other in head)]
     groups = [{"params": rest}, {"params": head, "lr": experiment.head_lr or experiment.lr}]
@@ -264,35 +280,6 @@ def _optimizer(model, experiment):
     if experiment.optimizer == "adamw":
         return torch.optim.AdamW(groups, **options)
     return torch.optim.SGD(groups, momentum=experiment.momentum, **options)
-
-
-def _launched() -> dict[str, str]:
-    """What a launcher has left in the environment of this process.
-
-    Raises TrainingError where it has started several; a few of its variables without the others are no launch.
-    """
-    known = {name: os.environ[name] for name in (*RENDEZVOUS, *MPI) if name in os.environ}
-    sizes = [known[name] for name in MPI if name in known]
-    if set(RENDEZVOUS) <= set(known):
-        sizes.append(known["WORLD_SIZE"])
-    if set(sizes) - {"", "0", "1"}:
-        raise TrainingError("a launcher has started several processes, and training on several is not supported: start one")
-    return known
-
-
-def _accelerator() -> Accelerator:
-    """Accelerate on this process alone, in float32: autocast is `_step`'s, so that no test runs in another precision."""
-    known = _launched()
-    for name in known:
-        del os.environ[name]
-    try:
-        return Accelerator(mixed_precision="no")
-    finally:
-        os.environ.update(known)
-
-
-def _accuracy(predictions):
-    return float((predictions["label"] == predictions["prediction"]).mean())
 
 
 def _lines(history):
@@ -330,9 +317,10 @@ def contrastive_loss(tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
     return torch.where(same, 1 - cosine, F.relu(cosine - MARGIN)).mean()
 
 
-def _log_line(recent, step, experiment):
+def _log_line(recent, step, experiment, accelerator):
     """Means over the steps since the last line. Raises TrainingError, naming the step, for a loss that is not finite."""
-    losses, correct = (torch.stack(column).tolist() for column in zip(*recent, strict=True))
+    columns = (torch.stack(column) for column in zip(*recent, strict=True))
+    losses, correct = (accelerator.reduce(column, "mean").tolist() for column in columns)
     for offset, loss in enumerate(losses, 1 - len(losses)):
         if not math.isfinite(loss):
             raise TrainingError(
@@ -350,34 +338,32 @@ def learning_rate_factor(step: int, experiment: Experiment) -> float:
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
-class _Draws(Sampler):
-    """Pairs (image, seed of its view): one permutation of the training set after the other, from any step on.
+def _check_options(experiment, model, shares=1):
+    """Apply the options that a model may not have, and say what they lead to that they do not show.
 
-    Neither the worker nor what came before has a part in it, so an interrupted run goes on as if nothing had happened.
+    shares: the parts that a batch comes in. Raises ConfigError for what the model or the machine lacks.
     """
-
-    def __init__(self, size, experiment, first_step):
-        self.size, self.seed, self.batch = size, experiment.seed, experiment.batch_size
-        self.range = range(first_step * self.batch, experiment.steps * self.batch)
-
-    def __len__(self):
-        return len(self.range)
-
-    def __iter__(self):
-        epoch = None
-        for draw in self.range:
-            if draw // self.size != epoch:
-                epoch = draw // self.size
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
-            yield int(order[draw % self.size]), _seed(self.seed, 2, draw)
-
-
-def _seed(*numbers):
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def _check_options(experiment, model):
-    """Say what the options lead to that they do not show. Raises ConfigError for a precision that the machine lacks."""
+    if experiment.checkpointing:
+        try:
+            model.set_grad_checkpointing()
+        except (AttributeError, AssertionError) as error:  # there is none, or it is one of timm's that refuse
+            raise ConfigError(f"{experiment.model} cannot do without its activations: set checkpointing to False") from error
+    if experiment.compile:
+        try:
+            torch.compile(torch.neg)(torch.zeros(1, device=best_device()))
+        except Exception as error:  # of every kind: compilers are missing in many ways
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"nothing can be compiled here ({reason}): install a C++ compiler, or set compile to False"
+            ) from error
+    normalises = model and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
+    if normalises and shares > 1:
+        _say(
+            f"Batch normalisation sees {experiment.batch_size // shares} images at a time, not the {experiment.batch_size} "
+            "of a batch, and learns otherwise than from whole batches."
+        )
+    if normalises and experiment.checkpointing:
+        _say("With checkpointing, batch normalisation counts each batch twice in its running mean and variance.")
     if isinstance(model, VisionTransformer) and (unseen := model.cfg.unseen):
         whole = experiment.image_size - unseen
         _say(

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from .errors import ConfigError
 from .part_selection import DOWNWARD, FUSIONS, RANDOM, class_row, fuse, select
@@ -185,6 +186,7 @@ class VisionTransformer(nn.Module):
     def __init__(self, cfg: ViTConfig):
         super().__init__()
         self.cfg = cfg
+        self.checkpointing = False
         rows, cols = cfg.grid
         self.cls_token = nn.Parameter(torch.zeros(1, 1, cfg.dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + rows * cols, cfg.dim))
@@ -195,6 +197,10 @@ class VisionTransformer(nn.Module):
         self.apply(_initialise)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep no activations inside the layers for the backward pass, but compute them again: less memory, more time."""
+        self.checkpointing = enable
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """images (B, 3, H, W) -> logits (B, C). Raises ConfigError for images of another size."""
@@ -220,7 +226,7 @@ class VisionTransformer(nn.Module):
         rows, queries_keys, fusion = [], [], self.cfg.fusion
         x = self.embed(images)
         for block in self.blocks[:-1]:
-            x, q, k = block(x)
+            x, q, k = self._through(block, x)
             if fusion or keep_all:
                 rows.append(class_row(q, k))
                 queries_keys = [*queries_keys, (q, k)] if keep_all or fusion in DOWNWARD else [(q, k)]
@@ -243,7 +249,12 @@ class VisionTransformer(nn.Module):
         if parts is not None:
             index = (parts + 1)[..., None].expand(-1, -1, tokens.shape[-1])  # +1: the class token stands first
             tokens = torch.cat([tokens[:, :1], tokens.gather(1, index)], dim=1)
-        return self.norm(self.blocks[-1](tokens)[0])
+        return self.norm(self._through(self.blocks[-1], tokens)[0])
+
+    def _through(self, block, x):
+        if self.checkpointing and self.training:
+            return checkpoint(block, x, use_reentrant=False)
+        return block(x)
 
     @torch.no_grad()
     def inspect(self, images: torch.Tensor, fusion: str | None = None, trunk: Trunk | None = None) -> Inspection:

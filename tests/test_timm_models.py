@@ -14,7 +14,7 @@ from fgvc_lib.config import Experiment
 from fgvc_lib.datasets import normalisation
 from fgvc_lib.errors import ConfigError, WeightsError
 from fgvc_lib.saliency import attribute, input_gradient
-from fgvc_lib.training import _optimizer, build_model, fit, load_model
+from fgvc_lib.training import build_model, build_optimizer, fit, load_model
 
 SMALL = Experiment(model="timm:test_resnet", image_size=64, resize_size=72)
 SWIN = "timm:swin_tiny_patch4_window7_224"
@@ -38,7 +38,7 @@ def test_models_of_every_kind(model, classifier, maps):
     assert net.training and net(images).shape == (2, 5)
     names = {id(tensor): name for name, tensor in net.named_parameters()}
     assert {names[id(tensor)] for tensor in classifier_parameters(net)} == {f"{classifier}.weight", f"{classifier}.bias"}
-    rest, head = _optimizer(net, experiment).param_groups
+    rest, head = build_optimizer(net, experiment).param_groups
     assert len(head["params"]) == 2 and head["lr"] == 1.0 and len(rest["params"]) == len(names) - 2
     gradient = input_gradient(net, images)
     assert gradient.shape == (2, 64, 64) and (gradient.amax((1, 2)) > 0).all()

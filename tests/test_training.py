@@ -173,19 +173,6 @@ def test_a_clip_norm_of_0_is_off(tiny):
     assert losses[0.0] == losses[1e5] != losses[1e-4]
 
 
-def test_several_processes_are_refused(tiny, monkeypatch):
-    launched = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-    for name, value in launched.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(TrainingError, match="several processes"):
-        fit(tiny, progress=False)
-    for name in launched:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
-    with pytest.raises(TrainingError, match="several processes"):
-        fit(tiny, progress=False)
-
-
 @pytest.mark.parametrize("left", [{"LOCAL_RANK": "0"}, {"RANK": "3"}, {"LOCAL_RANK": "1", "WORLD_SIZE": "2"}])
 def test_what_a_launcher_left_in_the_environment_does_no_harm(tiny, monkeypatch, left):
     PartialState._reset_state()  # as in a new process
@@ -387,7 +374,7 @@ def test_efficientnet_with_and_without_its_weights(tiny):
 
 def test_the_classifier_has_a_rate_of_its_own(tiny):
     start = build_model(tiny, 3)
-    optimizer = training._optimizer(start, tiny.replace(lr=1e-3, head_lr=0.5))
+    optimizer = training.build_optimizer(start, tiny.replace(lr=1e-3, head_lr=0.5))
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert {name for name, p in start.named_parameters() if rates[id(p)] == 0.5} == {"head.weight", "head.bias"}
     assert len(rates) == len(list(start.parameters()))
@@ -420,3 +407,43 @@ def test_validation_holds_back_training_images_and_looks_at_no_test_image(tmp_pa
 def test_a_batch_of_one_is_too_small_for_batch_normalisation(tiny):
     with pytest.raises(ConfigError, match="batch_size 1 is too small for resnet18 at 32 pixels"):
         fit(tiny.replace(model="resnet18", fusion=None, image_size=32, resize_size=32, batch_size=1), progress=False)
+
+
+def test_checkpointing_changes_no_number(tiny, tmp_path, capsys):
+    one = fit(tiny.replace(dropout=0.2), progress=False)
+    same(one, fit(tiny.replace(dropout=0.2, checkpointing=True), progress=False, runs=tmp_path / "again"))
+    training._say.cache_clear()
+    for model in ("test_vit", "test_resnet"):
+        changes = {"model": f"timm:{model}", "fusion": None, "image_size": 64, "resize_size": 72, "steps": 2}
+        plain, spared = (
+            fit(tiny.replace(**changes, checkpointing=on), progress=False, runs=tmp_path / str(on)) for on in (False, True)
+        )
+        assert plain.metrics["loss"].tolist() == pytest.approx(spared.metrics["loss"].tolist(), rel=1e-5)
+    assert capsys.readouterr().err.count("batch normalisation counts each batch twice") == 1
+    for model in ("resnet18", "timm:dla46_c"):
+        with pytest.raises(ConfigError, match=f"{model} cannot do without its activations: set checkpointing to False"):
+            fit(tiny.replace(model=model, fusion=None, checkpointing=True), progress=False)
+
+
+@pytest.mark.parametrize("changes", [{"accumulate": 2}, {"model": "resnet18", "fusion": None}])
+def test_a_compiled_model_keeps_its_names_and_learns_the_same(tiny, tmp_path, monkeypatch, changes):
+    plain, compiled, tiny = fit(tiny.replace(**changes), progress=False), [], tiny.replace(**changes, compile=True)
+    compile = torch.compile
+
+    def compiling(model):
+        compiled.append(model)
+        return compile(model, backend="aot_eager")  # which takes no C++ compiler
+
+    monkeypatch.setattr(torch, "compile", compiling)
+    run = fit(tiny, progress=False, runs=tmp_path / "compiled")
+    assert len(compiled) == 2 and run.state_dict().keys() == plain.state_dict().keys()
+    np.testing.assert_allclose(run.metrics["loss"], plain.metrics["loss"], rtol=1e-4)
+
+
+def test_a_machine_without_a_compiler_is_told_so(tiny, monkeypatch):
+    def missing(model):
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", missing)
+    with pytest.raises(ConfigError, match="nothing can be compiled here .No working C.. compiler found.: install"):
+        fit(tiny.replace(compile=True), progress=False)

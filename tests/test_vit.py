@@ -8,6 +8,26 @@ from fgvc_lib.vit import PRESETS, VisionTransformer, ViTConfig
 SMALL = ViTConfig(image_size=48, patch_size=16, stride=12, dim=32, depth=3, heads=4, mlp_dim=64, num_classes=5)
 
 
+@pytest.mark.parametrize("fusion", [None, "mul", "matmul"])
+def test_activations_that_are_computed_again_give_the_same_gradients(fusion):
+    torch.manual_seed(0)
+    model = VisionTransformer(SMALL.replace(fusion=fusion, dropout=0.3))
+    images, gradients, kept = torch.randn(2, 3, 48, 48), {}, {}
+    for again in (False, True):
+        model.set_grad_checkpointing(again)
+        model.zero_grad()
+        torch.manual_seed(1)
+        held = kept[again] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda one, held=held: held.append(one.numel()) or one, lambda one: one
+        ):
+            loss = model(images).square().sum()
+        loss.backward()
+        gradients[again] = [parameter.grad.clone() for parameter in model.parameters()]
+    assert all(map(torch.equal, gradients[False], gradients[True]))
+    assert sum(kept[True]) < sum(kept[False]) / 2
+
+
 @pytest.mark.parametrize(
     ("size", "patch", "stride", "side"), [(224, 16, 16, 14), (224, 16, 12, 18), (448, 16, 12, 37), (96, 16, 12, 7)]
 )

@@ -2,6 +2,7 @@
 
 from .build import DATASETS, build_dataset, found, open_splits
 from .cub import CUB200, NABirds
+from .draws import Draws, seed_of
 from .geometry import box_mask, box_views, discriminative_points, part_points, patch_boxes
 from .image_set import ImageSet, class_title
 from .photographs import read_photograph

@@ -96,12 +96,12 @@ class Views(Dataset):
 
 def eval_loader(images: ImageSet, experiment: Experiment) -> DataLoader:
     """Batches (images, labels) in the order of the set, as a model is tested on them."""
-    return _loader(images, experiment, 4 * experiment.batch_size)
+    return _loader(images, experiment, 4 * experiment.batch_size // experiment.accumulate)
 
 
 def train_loader(images: ImageSet, experiment: Experiment, draws: Sampler) -> DataLoader:
-    """Batches (images, labels) of training views; draws: (image number, seed) of each."""
-    return _loader(images, experiment, experiment.batch_size, draws)
+    """Batches (images, labels) of training views, `accumulate` to a step; draws: (image number, seed) of each."""
+    return _loader(images, experiment, experiment.batch_size // experiment.accumulate, draws)
 
 
 def _loader(images, experiment, batch_size, sampler=None):
