@@ -120,7 +120,7 @@ def test_photographs_become_pictures():
         assert plots.png(figure).startswith(b"\x89PNG")
     assert [len(axis.images) for axis in figures[0].axes[:6]] == [1] * 6
     zooms = [axis for below in figures[3].axes[3:6] for axis in below.child_axes]  # below the first row of three
-    assert len(zooms) == 3 and zooms[0].get_xlim() == (pytest.approx(4 - 32 / 12), pytest.approx(4 + 32 / 12))
+    assert len(zooms) == 3 and zooms[0].get_xlim() == (pytest.approx(4 - 32 / 16), pytest.approx(4 + 32 / 16))
     crosses = (
         plots.selected_patches([picture], np.array([[0, 1]]), ["a"], 3, 12, 10, [np.array([[8.0, 16.0]])]).axes[0].lines
     )

@@ -30,18 +30,22 @@ def photograph(picture: np.ndarray) -> Image.Image:
     return _enlarge(picture, Image.Resampling.BICUBIC)
 
 
-def overlay(picture: np.ndarray, weights: np.ndarray, patch_size: int, stride: int, strength: float = 0.5) -> Image.Image:
+def overlay(picture: np.ndarray, weights: np.ndarray, patch_size: int, stride: int, strength: float = 0.65) -> Image.Image:
     """A picture (H, W, 3) under the patches' weights (rows, cols), scaled to 0..1; strength: 0 no map, 1 nothing else.
 
-    Each weight colours the stride-wide cell in its patch's middle; what no patch's middle covers stays as it is. Weights
-    that are all the same, or not numbers, count as 0.
+    Each weight colours the stride-wide cell in its patch's middle, the more the larger it is; what no patch's middle covers
+    stays as it is. Weights that are all the same, or not numbers, count as 0.
     """
     weights = np.nan_to_num(weights)
-    cells = _coloured(weights, weights.min(), weights.max()).repeat(stride, axis=0).repeat(stride, axis=1)
+    low, high = weights.min(), weights.max()
+    opacity = strength ** (3 - 2 * Normalize(low, high)(weights))[..., None]  # a small weight hides little of the bird
+    cells, opacity = (
+        some.repeat(stride, axis=0).repeat(stride, axis=1) for some in (_coloured(weights, low, high), opacity)
+    )
     margin = (patch_size - stride) // 2
     mixed = np.array(picture, dtype=float)
     covered = mixed[margin : margin + cells.shape[0], margin : margin + cells.shape[1]]
-    covered[:] = (1 - strength) * covered + strength * cells
+    covered[:] = (1 - opacity) * covered + opacity * cells
     return _enlarge(mixed, Image.Resampling.NEAREST)
 
 

@@ -198,8 +198,9 @@ def made(records: pd.DataFrame) -> list[dict]:
 
 
 def write_records(records: pd.DataFrame, path: Path) -> None:
-    """Keep records as one parquet file."""
-    write_whole(path, records.to_parquet(compression="zstd"))
+    """Keep records as one parquet file, as small as can be: most columns hold no value twice."""
+    few = [name for name in ("variant", "rule") if name in records]
+    write_whole(path, records.to_parquet(compression="zstd", compression_level=19, use_dictionary=few))
 
 
 def read_records(path: Path, command: str = "ablate") -> pd.DataFrame:

@@ -38,8 +38,8 @@ LOOKS = {
     "random_on_bird": ("black", "p"),
 }  # fmt: skip
 UNKNOWN = "black"  # what is no variant of the report
-DPI = 180  # of pictures: two pixels for one of a common screen
-ZOOM = 6  # how many times a mark is enlarged
+DPI, QUALITY = 150, 80  # of pictures: two pixels for one of a common screen
+ZOOM = 8  # frames of a mark that fit side by side into its picture
 QUESTIONS = (
     "The course report's steps",
     "Other ways to fuse",
@@ -80,14 +80,14 @@ def png(figure: Figure) -> bytes:
 def jpeg(figure: Figure) -> bytes:
     """A figure as the bytes of a JPEG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="jpeg", dpi=DPI, pil_kwargs={"quality": 85})
+    figure.savefig(buffer, format="jpeg", dpi=DPI, pil_kwargs={"quality": QUALITY})
     return buffer.getvalue()
 
 
 def image_grid(pictures: Sequence, titles: Sequence[str], columns: int = 6, marks: Sequence = ()) -> Figure:
-    """Pictures (H, W, 3) in rows of `columns`, each with a title; marks: for each, points (M, 2) x y, the first two of which
+    """Pictures (H, W, 3) in rows of `columns`, each with a title; marks: for each, points (M, 2) x y, the first six of which
     are framed, and shown enlarged below the picture."""
-    heights = (1, 0.5) if len(marks) else (1,)
+    heights = (1, 0.67) if len(marks) else (1,)
     figure, axes = _panels(-(-len(pictures) // columns), columns, ratio=sum(heights) + 0.12, heights=heights)
     upper, lower = axes[:: len(heights)], axes[len(heights) - 1 :: len(heights)]
     for axis, picture, title in zip(upper.flat, pictures, titles, strict=False):
@@ -95,10 +95,11 @@ def image_grid(pictures: Sequence, titles: Sequence[str], columns: int = 6, mark
         axis.set_title(title, fontsize=9)
     for axis, below, picture, points in zip(upper.flat, lower.flat, pictures, marks, strict=False):
         side = np.array(np.shape(picture)[1::-1]) / ZOOM  # width, height
-        for place, (point, colour) in enumerate(zip(points, (ORANGE, SKY), strict=False)):
+        seen = [point for point in points if not np.isnan(point).any()]
+        for place, (point, colour) in enumerate(zip(seen, (ORANGE, SKY, GREEN, PINK, YELLOW, RED), strict=False)):
             x, y = np.clip(point - side / 2, 0, (ZOOM - 1) * side)
             axis.add_patch(Rectangle((x, y), *side, fill=False, edgecolor=colour, linewidth=1.5))
-            zoom = below.inset_axes((0.51 * place, 0, 0.49, 1))
+            zoom = below.inset_axes((0.34 * (place % 3), 0.51 - 0.51 * (place // 3), 0.32, 0.49))
             zoom.imshow(picture)
             zoom.set(xticks=[], yticks=[], xlim=(x, x + side[0]), ylim=(y + side[1], y))
             zoom.spines[:].set(color=colour, linewidth=2)
