@@ -44,10 +44,10 @@ def _chapter(page, place):
         rest.decompose()
     for details in main.find_all("details"):
         details["open"] = ""
-    for number, figure in enumerate(main.select(".output_area img, .output_area svg[role]"), 1):
+    for number, figure in enumerate(main.select(".output_area img"), 1):
         caption = BeautifulSoup('<p class="caption"><b></b> </p>', "html.parser").p
         caption.b.string = f"Figure {place}.{number}."
-        caption.append(figure.get("alt") or figure.get("aria-label", ""))
+        caption.append(figure["alt"])
         figure.insert_after(caption)
     sections = []
     for heading in main.find_all("h2"):

@@ -1,5 +1,6 @@
 """The executed notebooks and the results as one site of plain pages, which need no network to be read."""
 
+import base64
 import datetime
 import re
 from html import escape, unescape
@@ -87,6 +88,10 @@ def _page(body, lang="en", **values):
     for text in soup.find_all(string=FORMULA):
         if not text.find_parent(("code", "pre", "table")):
             text.replace_with(BeautifulSoup(FORMULA.sub(_formula, escape(text)), "html.parser"))
+    for drawing in soup.select(".output_svg img"):  # nbconvert packs it up, and its text alternative with it
+        content = base64.b64decode(drawing["src"].partition(",")[2])
+        svg = BeautifulSoup(content, "html.parser").svg
+        drawing["alt"] = svg.get("aria-label") or svg.title.get_text()
     for table in soup.find_all("table"):
         table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
     headings = soup.find_all("h2", id=True)
