@@ -364,6 +364,16 @@ def _check_options(experiment, model, shares=1):
         )
     if normalises and experiment.checkpointing:
         _say("With checkpointing, batch normalisation counts each batch twice in its running mean and variance.")
+    weights = experiment.weights
+    if (
+        experiment.model in PRESETS
+        and weights not in ("", "dinov2")
+        and not (weights.startswith("timm:") or weights.endswith(".npz"))
+    ):
+        _say(
+            f"{weights} is taken to want its pixels as Google's ViTs do, with a mean and std of 0.5; those of DeiT, MAE, "
+            "torchvision and DINOv2 want ImageNet's: they are timm:NAME by name."
+        )
     if isinstance(model, VisionTransformer) and (unseen := model.cfg.unseen):
         whole = experiment.image_size - unseen
         _say(

@@ -330,6 +330,14 @@ def test_numbers_out_of_their_range_are_refused_at_once(name, value):
         Experiment(**{name: value})
 
 
+def test_the_pixels_that_a_file_of_weights_is_taken_to_want_are_said(tiny, tmp_path, capfd):
+    torch.save(build_model(tiny, 2).state_dict(), path := tmp_path / "vit.pth")
+    training._say.cache_clear()
+    fit(tiny.replace(weights=str(path)), progress=False)
+    said = capfd.readouterr()
+    assert f"{path} is taken to want its pixels as Google's ViTs do" in said.out + said.err
+
+
 def test_every_number_of_an_experiment_has_a_range():
     numbers = {name for name, kind in typing.get_type_hints(Experiment).items() if kind in (int, float, float | None)}
     assert numbers == set(RANGES)
