@@ -22,12 +22,12 @@ def print_report() -> Path:
     folder = project_path("build/report")
     if not (folder / "index.html").is_file():
         raise ReportError(f"there is no report in {folder}: run `make report` first")
-    pages = sorted(folder.glob("[0-9]*.html")) + [page for page in [folder / "results.html"] if page.is_file()]
+    pages = [*sorted(folder.glob("[0-9]*.html")), *folder.glob("results.html")]
     chapters = [_chapter(page, place) for place, page in enumerate(pages, 1)]
     front = BeautifulSoup((folder / "index.html").read_text(encoding="utf-8"), "html.parser")
     source, target = folder / "report.html", folder / "report.pdf"
+    made = front.find("p", class_="made").extract()  # for the title page, not the abstract that it stands below
     abstracts = [part for name in ("Abstract", "摘要") if (part := _section(front, name))]
-    made = front.find("p", class_="made")
     body = render("print.html", title=front.h1.text, made=str(made), chapters=chapters, abstracts=abstracts)
     write_whole(source, with_style(body, title=front.h1.text))
     try:
