@@ -34,7 +34,7 @@ pdf: $(READY)  ## print the report that is built as one PDF, build/report/report
 	$(BIN)/python -m fgvc_lib pdf
 
 test: lint  ## the linter, the unit tests and the notebooks in profile smoke
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 	RUNS=$$(mktemp -d) FIGURES=$$(mktemp -d) PROFILE=smoke DATA= $(BIN)/python -m pytest -q --nbval-lax -p no:cacheprovider notebooks
 
 check: $(READY)  ## run every notebook in profile quick and compare the outputs with the committed ones

@@ -37,7 +37,7 @@ def test_every_row_is_measured(table):
     assert sorted(set(table["patches"])) == [9, 49]
     numbers = table[["train_s", "infer_s", "images_s", "train_ratio", "train_low", "train_high", "infer_ratio"]]
     assert (numbers > 0).all().all() and (table["train_low"] <= table["train_high"]).all()
-    assert (table.loc[table["row"] == "plain", "train_ratio"] == 1).all()
+    assert (table.loc[table["row"] == "no PSM", "train_ratio"] == 1).all()
     assert growth(table).index.tolist() == list(ROWS)
     assert cost.cost_table(table).shape == (2 * len(ROWS), 5)
 
@@ -45,24 +45,24 @@ def test_every_row_is_measured(table):
 def test_one_row_keeps_eight_patches_a_head():
     work, lengths = module._Work(resolve(TINY), 96), {}
     work.model.norm.register_forward_hook(lambda _, __, out: lengths.update({row: out.shape[1]}))
-    for row in ("mul", MORE, "add", "plain"):
+    for row in ("mul", MORE, "add", "no PSM"):
         work.forward(row)
-    assert lengths == {"mul": 1 + 4, MORE: 1 + 4 * 8, "add": 1 + 4, "plain": 1 + 49}
+    assert lengths == {"mul": 1 + 4, MORE: 1 + 4 * 8, "add": 1 + 4, "no PSM": 1 + 49}
 
 
-def test_the_dense_maps_need_more_memory():
+def test_every_map_kept_needs_more_memory():
     setting = resolve(TINY)
     setting = module.dataclasses.replace(setting, batch_size=4)
-    memory = {row: module._memory(setting, 224, row) for row in ("mul", "dense mul")}
+    memory = {row: module._memory(setting, 224, row) for row in ("mul", "mul, every map kept")}
     maps = 4 * 8 * 4 * 325**2 * 4  # images, layers, heads, (N+1)^2, bytes
-    assert memory["dense mul"] - memory["mul"] > maps / 2
+    assert memory["mul, every map kept"] - memory["mul"] > maps / 2
 
 
 def test_a_row_that_does_not_fit_is_said_and_the_rest_goes_on(monkeypatch):
     train_step = module._Work.train_step
 
     def fails(work, row):
-        if row == "dense mul":
+        if row == "mul, every map kept":
             raise torch.OutOfMemoryError("no")
         train_step(work, row)
 
@@ -70,7 +70,7 @@ def test_a_row_that_does_not_fit_is_said_and_the_rest_goes_on(monkeypatch):
     monkeypatch.setattr(module, "_memory", lambda setting, size, row: np.nan if row == "add" else 1)
     table = measure(module.dataclasses.replace(TINY, sizes=(48,), repeats=1))
     failed = table["problem"] == "out of memory"
-    assert set(table.loc[failed, "row"]) == {"add", "dense mul"} and table.loc[~failed, "train_s"].notna().all()
+    assert set(table.loc[failed, "row"]) == {"add", "mul, every map kept"} and table.loc[~failed, "train_s"].notna().all()
     assert cost.cost_table(table).loc[("48", "9", "add"), "training step"] == "out of memory"
 
 
@@ -122,7 +122,7 @@ def test_the_command_prints_and_keeps(table, tmp_path, monkeypatch, capsys, quic
     cli.main()
     text, (setting,) = capsys.readouterr().out, measured
     assert (setting.model, setting.sizes) == (("vit_s16", (224, 384)) if quick else ("vit_micro16", (48, 96)))
-    assert cost.cost_table(table).to_string() in text and "power of: plain" in text and "PIL 100, cache 1,000" in text
+    assert cost.cost_table(table).to_string() in text and "power of: no PSM" in text and "PIL 100, cache 1,000" in text
     assert (tmp_path / "build" / "bench.png").is_file()
     record = json.loads((tmp_path / "out" / "cpu.json").read_text())
     assert record["setting"]["sizes"] == list(setting.sizes) and pd.DataFrame(record["rows"]).equals(table)

@@ -12,7 +12,7 @@ from fgvc_lib.cli import claims as printed
 from fgvc_lib.config import PROFILES, project_path
 from fgvc_lib.errors import DataError
 from fgvc_lib.experiments.ablation import write_records
-from fgvc_lib.experiments.bench import DENSE, MORE
+from fgvc_lib.experiments.bench import EVERY_MAP, MORE
 from fgvc_lib.experiments.summaries import pretraining
 from fgvc_lib.experiments.variants import FOUR, REFERENCE, ablation_variants, photo_variants, photos_variants
 from fgvc_lib.part_selection import FUSIONS
@@ -54,13 +54,13 @@ def records(rates, classes=12, seed=0, boxes=False):
 
 def bench(low, high):
     row = {"row": "mul", "train_ratio": (low + high) / 2, "train_low": low, "train_high": high}
-    return {"environment": {"device": "a clock"}, "rows": [{"row": "plain"}, row]}
+    return {"environment": {"device": "a clock"}, "rows": [{"row": "no PSM"}, row]}
 
 
 def cost():
     names = ("train_ratio", "train_low", "train_high", "infer_ratio", "memory_mb", "images_s")
     numbers = {"size": 224, "patches": 324} | dict(zip(names, (0.9, 0.8, 1.0, 0.95, 100.5, 2.5), strict=True))
-    rows = [{"row": row} | numbers for row in ("plain", *FUSIONS, MORE, *DENSE)]
+    rows = [{"row": row} | numbers for row in ("no PSM", *FUSIONS, MORE, *EVERY_MAP)]
     return bench(0.9, 0.9) | {"setting": {"model": "vit_b16", "stride": 12, "batch_size": 1, "repeats": 4}, "rows": rows}
 
 

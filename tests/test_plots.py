@@ -49,7 +49,7 @@ def test_titles_are_shown_as_they_are():
 def test_a_rule_has_one_colour_in_every_figure():
     keys = [f"psm_{rule}" for rule in FUSIONS]
     curves = lines(plots.learning_curves(dict.fromkeys(keys, METRICS)).axes[1])
-    cost = lines(plots.cost(bench(["plain", *FUSIONS, "dense mul"]), 0.9).axes[1])
+    cost = lines(plots.cost(bench(["no PSM", *FUSIONS, "mul, every map kept"]), 0.9).axes[1])
     numbers = {"rate": 0.5, "low": 0.4, "high": 0.6, "chance": 0.3}
     rates = pd.DataFrame([{"measure": measure, "rule": rule, **numbers} for measure in ("one", "two") for rule in FUSIONS])
     panels = plots.hit_rates(rates).axes
@@ -61,8 +61,9 @@ def test_a_rule_has_one_colour_in_every_figure():
         assert curves[f"PSM {rule}"][0] == attacked[f"PSM {rule}"][0] == to_hex(point.get_color())
         assert cost.get(rule, curves[f"PSM {rule}"])[0] == curves[f"PSM {rule}"][0]
     assert len({colour for colour, _ in curves.values()}) == len(FUSIONS)
-    assert list(cost) == ["plain", "matmul", "mul", "dense mul"]  # few lines: the other rules lie on top of them
-    assert cost["dense mul"] == (cost["mul"][0], "--") and cost["plain"][0] not in (cost["mul"][0], cost["matmul"][0])
+    assert list(cost) == ["no PSM", "matmul", "mul", "mul, every map kept"]  # few lines: the other rules lie on top of them
+    assert cost["mul, every map kept"] == (cost["mul"][0], "--")
+    assert cost["no PSM"][0] not in (cost["mul"][0], cost["matmul"][0])
 
 
 def test_variants_of_one_rule_differ_in_their_lines():
@@ -99,9 +100,9 @@ def test_a_difference_that_would_squeeze_the_others_is_a_number():
 
 
 def test_what_could_not_be_measured_is_left_out():
-    table = bench(["plain", "add", "mul"])
+    table = bench(["no PSM", "add", "mul"])
     figure = plots.cost(table.assign(problem=np.where(table["row"] == "add", "out of memory", "")), 0.9)
-    assert list(lines(figure.axes[1])) == ["plain", "mul"]
+    assert list(lines(figure.axes[1])) == ["no PSM", "mul"]
 
 
 def test_photographs_become_pictures():

@@ -1,4 +1,4 @@
-"""What part selection costs: time and memory beside the plain ViT and a dense implementation, measured in one run."""
+"""What part selection costs: time and memory beside the ViT without it and the one that keeps every map, in one run."""
 
 import dataclasses
 import math
@@ -39,10 +39,11 @@ class BenchSetting:
     precision: Literal["no", "bf16", "fp16"] = "no"  # float32, or autocast to half precision
 
 
-MORE, MORE_PATCHES = "mul, 8 a head", 8  # part selection with more patches than one a head
-DENSE = ("dense mul", "dense matmul")  # the second is what TransFG's code computes
-ROWS = ("plain", *FUSIONS, MORE, *DENSE)
-DENSE_REPEATS = 3  # they take half of a round, and their ratios need no more
+NONE = "no PSM"  # what the others are compared with
+MORE, MORE_PATCHES = "mul, 8 patches a head", 8
+EVERY_MAP = ("mul, every map kept", "matmul, every map kept")  # the second is what TransFG's code computes
+ROWS = (NONE, *FUSIONS, MORE, *EVERY_MAP)
+EVERY_MAP_REPEATS = 3  # they take half of a round, and their ratios need no more
 PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -81,10 +82,10 @@ def dense_forward(model: VisionTransformer, images: torch.Tensor) -> torch.Tenso
 
 
 def measure(setting: BenchSetting) -> pd.DataFrame:
-    """Measure a setting: one row per size and entry of ROWS; those in DENSE take part in DENSE_REPEATS rounds only.
+    """Measure a setting: one row per size and entry of ROWS; those in EVERY_MAP take part in EVERY_MAP_REPEATS rounds only.
 
     Columns: size (pixels), patches (N), row, problem ("" or why there are no numbers); train_s and infer_s (median seconds
-    per step), train_ratio and infer_ratio (of these to the plain ViT's in the same rounds), train_low and train_high (95 %
+    per step), train_ratio and infer_ratio (of these to those of NONE in the same rounds), train_low and train_high (95 %
     interval of train_ratio, see `ratio_interval`), images_s (trained per second), memory_mb (peak of a training step, beyond
     weights, gradients and optimiser state). CPU memory is a fresh process's; a row that does not fit is not timed.
     Starts processes: call it below `if __name__ == "__main__"`. Raises ConfigError for what cannot be measured.
@@ -100,8 +101,8 @@ def image_seconds(experiment: Experiment) -> tuple[float, float]:
     setting = BenchSetting(experiment.model, (size,), experiment.stride, batch, device=device)
     for precision in (experiment.precision, "no"):  # tests are always float32
         work = _Work(dataclasses.replace(setting, precision=precision), size)
-        work.seconds("plain")  # what is done once is not timed
-        found.append(work.seconds("plain"))
+        work.seconds(NONE)  # what is done once is not timed
+        found.append(work.seconds(NONE))
     return found[0][0] / batch, found[1][1] / batch
 
 
@@ -113,9 +114,9 @@ def _measure_size(setting, size):
     for row in ROWS:
         line = {"size": size, "patches": work.model.cfg.grid[0] ** 2, "row": row}
         line["problem"] = "" if row in times else "out of memory"
-        if row in times and "plain" in times:
+        if row in times and NONE in times:
             found = times[row]
-            plain = times["plain"][: len(found)]  # the same rounds
+            plain = times[NONE][: len(found)]  # the same rounds
             train, infer = np.median(found, axis=0)
             train_ratio, infer_ratio = np.median(found, axis=0) / np.median(plain, axis=0)
             low, high = ratio_interval(found[:, 0], plain[:, 0])
@@ -130,7 +131,7 @@ def _times(work, repeats, rows):
     """Seconds (R, 2) of training and inference in the R rounds that count, by row; without the rows that do not fit."""
     times = {row: [] for row in rows}
     for turn in trange(repeats + 1, desc=f"time at {work.model.cfg.image_size} pixels", unit="round"):
-        order = [row for row in times if row not in DENSE or turn <= DENSE_REPEATS]
+        order = [row for row in times if row not in EVERY_MAP or turn <= EVERY_MAP_REPEATS]
         random.Random(turn).shuffle(order)  # what a row leaves in the caches and the heap favours no other
         for row in order:
             try:
@@ -163,10 +164,10 @@ class _Work:
         self.labels = torch.arange(setting.batch_size, device=self.device)
 
     def forward(self, row):
-        fusion = None if row == "plain" else "mul" if row == MORE else row.removeprefix("dense ")
+        fusion = None if row == NONE else row.partition(",")[0]
         self.model.cfg = self.model.cfg.replace(fusion=fusion, top_k=MORE_PATCHES if row == MORE else 1)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            return dense_forward(self.model, self.images) if row in DENSE else self.model(self.images)
+            return dense_forward(self.model, self.images) if row in EVERY_MAP else self.model(self.images)
 
     def train_step(self, row):
         F.cross_entropy(self.forward(row).float(), self.labels).backward()

@@ -111,6 +111,7 @@ class Evidence:
     bench: dict  # what `bench --json` wrote, in the course report's own setting
     curves: dict[str, pd.DataFrame] = field(default_factory=dict)  # records of `curve`, by the set's name; "": the birds
     cost: dict | None = None  # what `bench --json` wrote for several image sizes; shown, but no verdict rests on it
+    gpu: list[dict] = field(default_factory=list)  # the same from a GPU, in one precision each
 
 
 def read_evidence() -> Evidence:
@@ -122,7 +123,8 @@ def read_evidence() -> Evidence:
     paths = {name: results / f"curve-photos-{name}.parquet" for name in photographs} | {"": results / "curve-quick.parquet"}
     curves = {name: read_records(path, "curve RUN") for name, path in paths.items() if path.is_file()}
     more = _read_bench(cost) if cost.is_file() else None
-    return Evidence(photographs, read_records(results / "quick.parquet"), bench, curves, more)
+    gpu = [_read_bench(path) for path in sorted(cost.parent.glob("gpu-*.json"))]
+    return Evidence(photographs, read_records(results / "quick.parquet"), bench, curves, more, gpu)
 
 
 def _read_bench(path, options=""):

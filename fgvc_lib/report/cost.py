@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..config import active_experiment, project_path
-from ..experiments.bench import DENSE_REPEATS, BenchSetting, environment, growth, loading, measure, resolve
+from ..experiments.bench import EVERY_MAP_REPEATS, BenchSetting, environment, growth, loading, measure, resolve
 from ..experiments.loop import LOOPS, STEPS, measure_loops
 from ..files import write_whole
 from . import plots
@@ -38,10 +38,10 @@ def measure_cost(setting: BenchSetting, quick: bool = False, loop: bool = False,
         write_whole(json, dumps(record | {"rows": table.to_dict("records")}, indent=1))
     figure = project_path("build/bench.png")
     write_whole(figure, plots.png(plots.cost(table, about["floor"])))
-    dense = min(setting.repeats, DENSE_REPEATS)
+    few = min(setting.repeats, EVERY_MAP_REPEATS)
     lines = [
         f"{setting.model}, stride {setting.stride}, precision {setting.precision}; {about['device']}, {about['torch']}.",
-        f"Batches of {setting.batch_size}; ratios are of medians over {setting.repeats} rounds ({dense} where every map "
+        f"Batches of {setting.batch_size}; ratios are of medians over {setting.repeats} rounds ({few} where every map "
         f"is kept), to the ViT without PSM.\n\n{cost_table(table).to_string()}\n",
     ]
     if len(setting.sizes) > 1:

@@ -21,6 +21,7 @@ from matplotlib.patches import Rectangle
 from ..app.pictures import COLOUR_MAP, COLOURS, SIZE, heat, marked, overlay, photograph
 from ..config import figures_folder
 from ..datasets.geometry import patch_boxes
+from ..experiments.bench import EVERY_MAP, MORE, NONE
 from ..experiments.variants import known_variants, title_of
 from ..files import write_whole
 from ..part_selection import FUSIONS
@@ -49,7 +50,7 @@ QUESTIONS = (
     "Others",
 )
 WIDEST = 10  # points; a difference beyond would squeeze all others, and is a number at the edge
-COST_ROWS = ("plain", "mul", "mul, 8 a head", "matmul", "dense mul", "dense matmul")  # the others lie on top of these
+COST_ROWS = (NONE, "mul", MORE, "matmul", *EVERY_MAP)  # the others lie on top of these
 BESIDE = {"frameon": False, "loc": "center left", "bbox_to_anchor": (1, 0.5)}  # a legend to the right of its axes
 
 
@@ -349,17 +350,16 @@ def patch_curves(points: pd.DataFrame) -> Figure:
 
 
 def cost(table: pd.DataFrame, floor: float) -> Figure:
-    """The rows of `bench.measure` in COST_ROWS: time of a training step as a ratio to the plain ViT's, with its interval,
-    and peak memory; dashed: the textbook's way, dotted: more patches a head. floor: the share of the layers that see all
-    tokens, drawn in.
+    """The rows of `bench.measure` in COST_ROWS: time of a training step as a ratio to that without PSM, with its interval,
+    and peak memory; dashed: every map kept, dotted: more patches a head. floor: the share of the layers that see all tokens.
     """
     figure, axes = _axes(10.5, 4, columns=2)
     table = table[(table["problem"] == "") & table["row"].isin(COST_ROWS)]
     ends = ([], [])
     for place, (row, frame) in enumerate(table.groupby("row", sort=False)):
-        rule = row.removeprefix("dense ").partition(",")[0]
-        colour, marker = LOOKS.get("vit" if rule == "plain" else rule, (UNKNOWN, "*"))
-        line = "-" if rule == row else "--" if row.startswith("dense") else ":"
+        rule = row.partition(",")[0]
+        colour, marker = LOOKS.get("vit" if rule == NONE else rule, (UNKNOWN, "*"))
+        line = "--" if row in EVERY_MAP else ":" if row == MORE else "-"
         style = {"color": colour, "marker": marker, "markersize": 5, "linestyle": line, "label": row}
         x = frame["patches"] + 20 * (place - 2)  # side by side
         axes[0].plot(x, frame["train_ratio"], **style)
@@ -373,7 +373,7 @@ def cost(table: pd.DataFrame, floor: float) -> Figure:
     labels = [f"{patches:,}\n{size} px" for patches, size in zip(sizes["patches"], sizes["size"], strict=True)]
     for axis in axes:
         axis.set(xticks=sizes["patches"], xticklabels=labels, xlabel="patches", ylim=(0, None))
-    axes[0].set(ylabel="time of a training step / plain ViT", yscale="log", ylim=(0.7, None))
+    axes[0].set(ylabel="time of a training step / no PSM", yscale="log", ylim=(0.7, None))
     axes[0].set_yticks([0.7, 0.8, 0.9, 1, 1.5, 2, 3], [0.7, 0.8, 0.9, 1, 1.5, 2, 3])
     axes[0].minorticks_off()
     axes[1].set(ylabel="peak memory of a training step, GB")

@@ -34,7 +34,8 @@ def results_pages(evidence: Evidence, drawings: pd.DataFrame) -> dict[str, str]:
     """
     values = _values(evidence) | {"drawings": _about(drawings), "pretraining": pretraining(drawings)}
     values["birds"] |= _tables(evidence.birds) | {"gradients": gradients(evidence.birds)}
-    values["cost"] = evidence.cost and evidence.cost | {"rows": pd.DataFrame(evidence.cost["rows"])}
+    values["cost"] = evidence.cost and _cost(evidence.cost)
+    values["gpu"] = [_cost(record) for record in evidence.gpu]
     for name, records in evidence.photographs.items():
         values["photographs"][name] |= _tables(records)
     for name, records in evidence.curves.items():
@@ -79,6 +80,10 @@ def _about(records):
 
 def _tables(records):
     return {"summary": summary(records), "controls": controls(records), "selections": selections(records)}
+
+
+def _cost(record):
+    return record | {"rows": pd.DataFrame(record["rows"])}
 
 
 def _render(name, lang, values):
