@@ -69,8 +69,8 @@ def _to_train(base, train, test):
     one = experiments[REFERENCE].on(len(train))  # for all: the CNN takes less
     training, testing = image_seconds(one)
     tests = math.ceil(one.steps / one.checkpoint_every)  # one at each checkpoint
-    minutes = len(todo) * (one.steps * one.batch_size * training + tests * len(test) * testing) / 60
-    time = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{math.ceil(minutes)} minutes"
+    minutes = math.ceil(len(todo) * (one.steps * one.batch_size * training + tests * len(test) * testing) / 60)
+    time = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{minutes} minutes" if minutes > 1 else "a minute"
     return f"{len(todo)} of the chapters' {len(experiments)} models are to be trained: about {time} on this machine."
 
 

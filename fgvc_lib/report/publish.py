@@ -1,7 +1,5 @@
 """Renews what is committed of the report from the report that was made last."""
 
-import shutil
-
 import nbformat
 
 from ..config import PROFILES, project_path
@@ -37,11 +35,14 @@ def publish() -> str:
             raise ReportError(f"notebooks/{name} is not what was executed: call `make report` again")
     _check_runs()
 
-    figures = project_path("figures")
-    shutil.rmtree(figures, ignore_errors=True)
-    shutil.copytree(report / "figures", figures)
+    figures = {path.name: path for path in (report / "figures").iterdir()}
+    for name, path in figures.items():
+        write_whole(project_path("figures") / name, path.read_bytes())
+    for path in project_path("figures").iterdir():
+        if path.name not in figures:
+            path.unlink()
     for name, path in executed.items():
-        shutil.copy(path, notebooks[name])
+        write_whole(notebooks[name], path.read_bytes())
     for file, page in pages.items():
         write_whole(project_path(file), page)
     return f"Renewed: notebooks/, figures/, {', '.join(pages)}. Look at `git diff --stat`, then commit."
