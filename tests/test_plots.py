@@ -11,7 +11,7 @@ from PIL import Image
 
 from fgvc_lib.experiments.variants import known_variants
 from fgvc_lib.part_selection import FUSIONS
-from fgvc_lib.report import plots
+from fgvc_lib.report import panels, plots
 from fgvc_lib.training import fit
 
 METRICS = pd.DataFrame({"step": [1, 2], "loss": [2.0, 1.0], "accuracy": [0.1, 0.5], "test_accuracy": [np.nan, 0.4]})
@@ -42,8 +42,8 @@ def test_importing_plots_loads_no_ipython():
 
 def test_titles_are_shown_as_they_are():
     picture, values = np.zeros((9, 9, 3)), np.zeros((1, 9, 9))
-    assert plots.png(plots.image_grid([picture], ["$fin$ch"]))
-    assert plots.png(plots.saliency_grid([picture], {"a_$": values}, ["x$_^$"]))
+    assert plots.png(panels.image_grid([picture], ["$fin$ch"]))
+    assert plots.png(panels.saliency_grid([picture], {"a_$": values}, ["x$_^$"]))
 
 
 def test_a_rule_has_one_colour_in_every_figure():
@@ -110,11 +110,11 @@ def test_photographs_become_pictures():
     maps = np.stack([RNG.random((2, 3, 3)), np.full((2, 3, 3), np.nan)])  # nan: nothing to scale by
     boxes = np.array([[2.0, 2.0, 8.0, 8.0]] * 2)
     figures = [
-        plots.attention_maps([picture] * 2, maps, ["add", "mul"], ["one", "two"], 12, 10),
-        plots.selected_patches([picture] * 7, RNG.integers(0, 9, (7, 4)), ["a"] * 7, 3, 12, 10),
-        plots.saliency_grid([picture] * 2, {"gradient": RNG.random((2, 32, 32))}, ["a\nright", "b"], boxes),
-        plots.image_grid([picture] * 7, ["a"] * 7, 3, [np.array([[4, 4]])] * 7),
-        plots.patch_grids(picture, 16, [16, 12]),
+        panels.attention_maps([picture] * 2, maps, ["add", "mul"], ["one", "two"], 12, 10),
+        panels.selected_patches([picture] * 7, RNG.integers(0, 9, (7, 4)), ["a"] * 7, 3, 12, 10),
+        panels.saliency_grid([picture] * 2, {"gradient": RNG.random((2, 32, 32))}, ["a\nright", "b"], boxes),
+        panels.image_grid([picture] * 7, ["a"] * 7, 3, [np.array([[4, 4]])] * 7),
+        panels.patch_grids(picture, 16, [16, 12]),
         plots.shares({"gradient": RNG.random(9)}, "share"),
     ]
     for figure in figures:
@@ -123,7 +123,7 @@ def test_photographs_become_pictures():
     zooms = [axis for below in figures[3].axes[3:6] for axis in below.child_axes]  # below the first row of three
     assert len(zooms) == 3 and zooms[0].get_xlim() == (pytest.approx(4 - 32 / 16), pytest.approx(4 + 32 / 16))
     crosses = (
-        plots.selected_patches([picture], np.array([[0, 1]]), ["a"], 3, 12, 10, [np.array([[8.0, 16.0]])]).axes[0].lines
+        panels.selected_patches([picture], np.array([[0, 1]]), ["a"], 3, 12, 10, [np.array([[8.0, 16.0]])]).axes[0].lines
     )
     assert [line.get_xydata().tolist() for line in crosses] == [[[80, 160]]] * 2
     box = figures[2].axes[0].patches[0]
@@ -132,7 +132,7 @@ def test_photographs_become_pictures():
 
 def test_pictures_keep_their_colours(tmp_path, monkeypatch):
     monkeypatch.setenv("FIGURES", str(tmp_path))
-    shown = plots.show(plots.image_grid([RNG.random((64, 64, 3))] * 2, ["a"] * 2), "picture", "two pictures")
+    shown = plots.show(panels.image_grid([RNG.random((64, 64, 3))] * 2, ["a"] * 2), "picture", "two pictures")
     image = Image.open(io.BytesIO(shown.data))
     assert image.format == "JPEG" and len(image.getcolors(image.width * image.height)) > 10_000
     assert [path.name for path in tmp_path.iterdir()] == ["picture.jpg"] and shown.alt == "two pictures"
@@ -147,7 +147,7 @@ def test_charts_are_drawings_with_a_text_alternative_and_always_the_same(tmp_pat
 
 
 def test_a_grid_has_a_frame_a_patch_and_says_how_many():
-    figure = plots.patch_grids(RNG.random((126, 126, 3)), 14, (14, 10))
+    figure = panels.patch_grids(RNG.random((126, 126, 3)), 14, (14, 10))
     for axis, (stride, side) in zip(figure.axes, ((14, 9), (10, 12)), strict=True):
         assert axis.get_title() == f"patch 14, stride {stride}: {side} × {side} = {side * side} patches"
         frames = axis.patches[: side * side]

@@ -1,0 +1,141 @@
+"""The report's figures of pictures: panels of images, maps and patches. Each function returns a matplotlib Figure."""
+
+import textwrap
+from collections.abc import Sequence
+from itertools import chain, product
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from ..app.pictures import COLOUR_MAP, COLOURS, SIZE, heat, marked, overlay, photograph
+from ..datasets.geometry import patch_boxes
+
+BLUE, ORANGE, GREEN, PINK, SKY, RED, TAN, ROSE, GREY, YELLOW, *_ = COLOURS
+ZOOM = 8  # frames of a mark that fit side by side into its picture
+
+
+def image_grid(pictures: Sequence, titles: Sequence[str], columns: int = 6, marks: Sequence = ()) -> Figure:
+    """Pictures (H, W, 3) in rows of `columns`, each with a title; marks: for each, points (M, 2) x y, the first six of which
+    are framed, and shown enlarged below the picture."""
+    heights = (1, 0.67) if len(marks) else (1,)
+    figure, axes = _panels(-(-len(pictures) // columns), columns, ratio=sum(heights) + 0.12, heights=heights)
+    upper, lower = axes[:: len(heights)], axes[len(heights) - 1 :: len(heights)]
+    for axis, picture, title in zip(upper.flat, pictures, titles, strict=False):
+        axis.imshow(picture)
+        axis.set_title(title, fontsize=9)
+    for axis, below, picture, points in zip(upper.flat, lower.flat, pictures, marks, strict=False):
+        side = np.array(np.shape(picture)[1::-1]) / ZOOM  # width, height
+        seen = [point for point in points if not np.isnan(point).any()]
+        for place, (point, colour) in enumerate(zip(seen, (ORANGE, SKY, GREEN, PINK, YELLOW, RED), strict=False)):
+            x, y = np.clip(point - side / 2, 0, (ZOOM - 1) * side)
+            axis.add_patch(Rectangle((x, y), *side, fill=False, edgecolor=colour, linewidth=1.5))
+            zoom = below.inset_axes((0.34 * (place % 3), 0.51 - 0.51 * (place // 3), 0.32, 0.49))
+            zoom.imshow(picture)
+            zoom.set(xticks=[], yticks=[], xlim=(x, x + side[0]), ylim=(y + side[1], y))
+            zoom.spines[:].set(color=colour, linewidth=2)
+    return figure
+
+
+def saliency_grid(
+    pictures: Sequence, maps: dict[str, np.ndarray], titles: Sequence[str], boxes: np.ndarray | None = None
+) -> Figure:
+    """Pictures, and below them one row of maps (B, H, W) per name; the annotated boxes (B, 4) drawn where they are known."""
+    rows = [[photograph(picture) for picture in pictures], *([heat(one) for one in row] for row in maps.values())]
+    figure, axes = _grid(rows, titles, ("", *maps), size=1.6)
+    for column, box in enumerate(() if boxes is None else boxes):
+        for axis in axes[:, column]:
+            axis.add_patch(_box(box * SIZE / pictures[0].shape[0]))
+    return figure
+
+
+def patch_grids(picture: np.ndarray, patch_size: int, strides: Sequence[int]) -> Figure:
+    """The same picture (H, W, 3) cut into patches, one panel per stride; two neighbouring patches stand out."""
+    figure, axes = _panels(1, len(strides), size=3.6, ratio=1.06)
+    for axis, stride in zip(axes[0], strides, strict=True):
+        side = (picture.shape[0] - patch_size) // stride + 1
+        axis.imshow(picture)
+        for box in patch_boxes(np.arange(side * side), side, patch_size, stride):
+            axis.add_patch(_box(box, linewidth=0.6))
+        middle = side * (side // 2) + side // 2
+        for box, colour in zip(patch_boxes([middle, middle + 1], side, patch_size, stride), (ORANGE, GREEN), strict=True):
+            axis.add_patch(Rectangle(box[:2] - 0.5, *box[2:], facecolor=colour, alpha=0.45, edgecolor=colour, linewidth=2))
+        axis.set_title(f"patch {patch_size}, stride {stride}: {side} × {side} = {side * side} patches", fontsize=10)
+    return figure
+
+
+def position_similarity(pos_embed: torch.Tensor, grid: tuple[int, int]) -> Figure:
+    """Cosine similarity of some patches' position embeddings (1, 1+N, D) to all others, each a map on the grid."""
+    patches = torch.nn.functional.normalize(pos_embed.detach()[0, 1:], dim=-1)
+    maps = (patches @ patches.T).numpy().reshape(-1, *grid)
+    chosen = np.linspace(0, grid[0] - 1, 4).round().astype(int)
+    figure, axes = _panels(4, 4, size=1.3)
+    for axis, (row, column) in zip(axes.flat, product(chosen, chosen), strict=True):
+        image = axis.imshow(maps[row * grid[1] + column], cmap="viridis", vmin=-1, vmax=1)
+        axis.plot(column, row, "x", color="white", markersize=6, markeredgewidth=2)
+    figure.colorbar(image, ax=axes, label="cosine similarity", shrink=0.6)
+    return figure
+
+
+def attention_maps(
+    pictures: Sequence, maps: np.ndarray, titles: Sequence[str], rows: Sequence[str], patch_size: int, stride: int
+) -> Figure:
+    """R pictures, one per row, and over them maps (R, M, rows, cols) of patch weights, each scaled to its own range."""
+    shown = []
+    for picture, row in zip(pictures, maps, strict=True):
+        shown.append([photograph(picture), *(overlay(picture, weights, patch_size, stride) for weights in row)])
+    figure, axes = _grid(shown, ("picture", *titles), rows, size=1.5)
+    bar = figure.colorbar(ScalarMappable(cmap=COLOUR_MAP), ax=axes, shrink=0.6, aspect=30, pad=0.01, ticks=[0, 1])
+    bar.ax.set_yticklabels(["smallest weight\nof a panel", "largest"], fontsize=8)
+    return figure
+
+
+def selected_patches(
+    pictures: Sequence,
+    parts: np.ndarray,
+    titles: Sequence[str],
+    columns: int,
+    patch_size: int,
+    stride: int,
+    points: Sequence = (),
+) -> Figure:
+    """Pictures with the patches (B, K) that were selected, numbered and coloured by head; columns: of the patch grid.
+
+    points: for each picture, the places (M, 2) x y that should be hit, each a cross.
+    """
+    framed = [marked(picture, some, columns, patch_size, stride) for picture, some in zip(pictures, parts, strict=True)]
+    figure = image_grid(framed, titles, min(6, len(pictures)))
+    for axis, some in zip(figure.axes, points, strict=False):
+        x, y = np.reshape(some, (-1, 2)).T * SIZE / len(pictures[0])
+        for colour, width in (("black", 3), ("white", 1.2)):
+            axis.plot(x, y, "+", color=colour, markersize=8, markeredgewidth=width)
+    return figure
+
+
+def _panels(rows, columns, size=1.9, ratio=1.0, heights=(1,)):
+    """A figure of rows x columns panels without axes -> figure, axes (rows, columns); heights: of several in a row."""
+    figure = Figure(figsize=(columns * size, rows * size * ratio), layout="constrained")
+    bare = {"xticks": [], "yticks": [], "frame_on": False}
+    with matplotlib.rc_context({"text.parse_math": False}):  # a class may be named with a $
+        ratios = [*heights] * rows
+        return figure, figure.subplots(len(ratios), columns, squeeze=False, subplot_kw=bare, height_ratios=ratios)
+
+
+def _grid(pictures, titles, rows, size):
+    """Rows of pictures, a title above each column and a name beside each row -> figure, axes (rows, columns)."""
+    figure, axes = _panels(len(pictures), len(titles), size, ratio=1.03)
+    for axis, picture in zip(axes.flat, chain(*pictures), strict=True):
+        axis.imshow(picture)
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title("\n".join(textwrap.fill(line, 15) for line in title.splitlines()), fontsize=9)
+    for axis, name in zip(axes[:, 0], rows, strict=True):
+        axis.set_ylabel(textwrap.fill(name, 14), fontsize=9)
+    return figure, axes
+
+
+def _box(box, linewidth=1.5):
+    # imshow puts a pixel's centre on its index, so the picture's edge is at -0.5
+    return Rectangle(np.asarray(box[:2]) - 0.5, *box[2:], fill=False, edgecolor="white", linewidth=linewidth)
