@@ -69,6 +69,7 @@ def test_a_rule_has_one_colour_in_every_figure():
 def test_variants_of_one_rule_differ_in_their_lines():
     figure = plots.learning_curves(dict.fromkeys(["vit", "vit_overlap", "psm_mul", "psm_mul_flatten", "mine"], METRICS))
     found = lines(figure.axes[1])
+    assert lines(figure.axes[2]) == found  # on the test images they can be told apart, too
     assert found["ViT"][0] == found["ViT, overlap"][0] and found["PSM mul"][0] == found["PSM mul, flatten"][0]
     assert len(set(found.values())) == 5 and found["mine"][0] == "#000000"
 
@@ -80,6 +81,7 @@ def test_models_are_grouped_by_what_they_ask_in_the_colours_of_their_families():
     figure = plots.accuracies({"photographs": table, "birds": table.iloc[:3]})
     assert [axis.get_title() for axis in figure.axes] == ["photographs", "birds"]
     assert [len(axis.patches) for axis in figure.axes] == [6, 3]
+    assert [sum(text.get_text() == "not run" for text in axis.texts) for axis in figure.axes] == [0, 3]
     names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert names == ["ViT", "PSM mul", "PSM mul, 2 patches a head", "EfficientNet-Lite0", "PSM random", "mine"]
     heads = [text.get_text() for text in figure.axes[0].texts if text.get_fontweight() == "bold"]
@@ -93,8 +95,8 @@ def test_a_difference_that_would_squeeze_the_others_is_a_number():
     table = pd.DataFrame({"images": 10, "seeds": 5}, index=["resnet18", "vit", "psm_mul"])
     table[["difference", "difference_low", "difference_high"]] = [[-0.37, -0.4, -0.34], [np.nan] * 3, [-0.03, -0.04, -0.01]]
     (axis,) = plots.differences({"photographs": table}, "vit").axes
-    assert axis.get_xlabel() == "points more than ViT\n95 % interval, 5 seeds x 10 images"
-    assert axis.get_xlim()[1] < 12 and "-37 (-40 to -34)" in [text.get_text() for text in axis.texts]
+    assert axis.get_xlabel() == "percentage points above ViT\n95 % interval, 5 seeds × 10 images"
+    assert axis.get_xlim()[1] <= 12 and "−37 (−40 to −34)" in [text.get_text() for text in axis.texts]
     drawn = [line.get_xdata() for line in axis.lines if line.get_marker() == "o"]
     assert len(drawn) == 1 and drawn[0][0] == pytest.approx(-3)
 
@@ -113,7 +115,12 @@ def test_photographs_become_pictures():
         panels.attention_maps([picture] * 2, maps, ["add", "mul"], ["one", "two"], 12, 10),
         panels.selected_patches([picture] * 7, RNG.integers(0, 9, (7, 4)), ["a"] * 7, 3, 12, 10),
         panels.saliency_grid([picture] * 2, {"gradient": RNG.random((2, 32, 32))}, ["a\nright", "b"], boxes),
-        panels.image_grid([picture] * 7, ["a"] * 7, 3, [np.array([[4, 4]])] * 7),
+        panels.image_grid(
+            [picture] * 7,
+            ["a"] * 7,
+            3,
+            [{"eye": np.array([4, 4])}, *[{"tail": np.array([9, 9]), "eye": np.array([4, 4])}] * 6],
+        ),
         panels.patch_grids(picture, 16, [16, 12]),
         plots.shares({"gradient": RNG.random(9)}, "share"),
     ]
@@ -121,7 +128,14 @@ def test_photographs_become_pictures():
         assert plots.png(figure).startswith(b"\x89PNG")
     assert [len(axis.images) for axis in figures[0].axes[:6]] == [1] * 6
     zooms = [axis for below in figures[3].axes[3:6] for axis in below.child_axes]  # below the first row of three
-    assert len(zooms) == 3 and zooms[0].get_xlim() == (pytest.approx(4 - 32 / 16), pytest.approx(4 + 32 / 16))
+    assert [axis.get_xlabel() for axis in zooms] == ["eye", "tail", "eye", "tail", "eye"] and zooms[0].get_xlim() == (
+        pytest.approx(4 - 32 / 16),
+        pytest.approx(4 + 32 / 16),
+    )
+    colours = {}
+    for zoom in zooms:
+        colours.setdefault(zoom.get_xlabel(), set()).add(to_hex(zoom.spines["left"].get_edgecolor()))
+    assert [len(found) for found in colours.values()] == [1, 1] and colours["eye"] != colours["tail"]
     crosses = (
         panels.selected_patches([picture], np.array([[0, 1]]), ["a"], 3, 12, 10, [np.array([[8.0, 16.0]])]).axes[0].lines
     )
@@ -149,9 +163,9 @@ def test_charts_are_drawings_with_a_text_alternative_and_always_the_same(tmp_pat
 def test_a_grid_has_a_frame_a_patch_and_says_how_many():
     figure = panels.patch_grids(RNG.random((126, 126, 3)), 14, (14, 10))
     for axis, (stride, side) in zip(figure.axes, ((14, 9), (10, 12)), strict=True):
-        assert axis.get_title() == f"patch 14, stride {stride}: {side} × {side} = {side * side} patches"
+        assert axis.get_title() == f"patch 14, stride {stride}:\n{side} × {side} = {side * side} patches"
         frames = axis.patches[: side * side]
-        assert {frame.get_width() for frame in frames} == {14} and len(axis.patches) == side * side + 2
+        assert {frame.get_width() for frame in frames} == {14} and len(axis.patches) == side * side + 4
         assert frames[-1].get_x() == frames[-1].get_y() == (side - 1) * stride - 0.5
 
 

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
-from itertools import chain, product
+from itertools import chain, cycle, product
 
 import matplotlib
 import numpy as np
@@ -14,46 +14,50 @@ from matplotlib.patches import Rectangle
 from ..app.pictures import COLOUR_MAP, COLOURS, SIZE, heat, marked, overlay, photograph
 from ..datasets.geometry import patch_boxes
 
-BLUE, ORANGE, GREEN, PINK, SKY, RED, TAN, ROSE, GREY, YELLOW, *_ = COLOURS
 ZOOM = 8  # frames of a mark that fit side by side into its picture
 
 
-def image_grid(pictures: Sequence, titles: Sequence[str], columns: int = 6, marks: Sequence = ()) -> Figure:
-    """Pictures (H, W, 3) in rows of `columns`, each with a title; marks: for each, points (M, 2) x y, the first six of which
-    are framed, and shown enlarged below the picture."""
-    heights = (1, 0.67) if len(marks) else (1,)
+def image_grid(
+    pictures: Sequence, titles: Sequence[str], columns: int = 4, marks: Sequence[dict[str, np.ndarray]] = ()
+) -> Figure:
+    """Pictures (H, W, 3) in rows of `columns`, each with a title; marks: for each picture, places x y by name, the first six
+    of which are framed, and shown enlarged below the picture. A name has one colour in all pictures."""
+    heights = (1, 0.9) if len(marks) else (1,)
     figure, axes = _panels(-(-len(pictures) // columns), columns, ratio=sum(heights) + 0.12, heights=heights)
     upper, lower = axes[:: len(heights)], axes[len(heights) - 1 :: len(heights)]
     for axis, picture, title in zip(upper.flat, pictures, titles, strict=False):
         axis.imshow(picture)
-        axis.set_title(title, fontsize=9)
+        axis.set_title("\n".join(textwrap.fill(line, 20) for line in title.splitlines()), fontsize=10)
+    colours = dict(zip(dict.fromkeys(chain(*marks)), cycle(COLOURS)))
     for axis, below, picture, points in zip(upper.flat, lower.flat, pictures, marks, strict=False):
         side = np.array(np.shape(picture)[1::-1]) / ZOOM  # width, height
-        seen = [point for point in points if not np.isnan(point).any()]
-        for place, (point, colour) in enumerate(zip(seen, (ORANGE, SKY, GREEN, PINK, YELLOW, RED), strict=False)):
+        for place, (name, point) in enumerate([*points.items()][:6]):
             x, y = np.clip(point - side / 2, 0, (ZOOM - 1) * side)
-            axis.add_patch(Rectangle((x, y), *side, fill=False, edgecolor=colour, linewidth=1.5))
-            zoom = below.inset_axes((0.34 * (place % 3), 0.51 - 0.51 * (place // 3), 0.32, 0.49))
+            axis.add_patch(Rectangle((x, y), *side, fill=False, edgecolor=colours[name], linewidth=1.5))
+            zoom = below.inset_axes((0.34 * (place % 3), 0.6 - 0.5 * (place // 3), 0.32, 0.37))
             zoom.imshow(picture)
             zoom.set(xticks=[], yticks=[], xlim=(x, x + side[0]), ylim=(y + side[1], y))
-            zoom.spines[:].set(color=colour, linewidth=2)
+            zoom.set_xlabel(name, fontsize=8, labelpad=2)
+            zoom.spines[:].set(color=colours[name], linewidth=2)
     return figure
 
 
 def saliency_grid(
     pictures: Sequence, maps: dict[str, np.ndarray], titles: Sequence[str], boxes: np.ndarray | None = None
 ) -> Figure:
-    """Pictures, and below them one row of maps (B, H, W) per name; the annotated boxes (B, 4) drawn where they are known."""
+    """Pictures, and below them a row of maps (B, H, W) per name, each in colours from 0 to its own largest value; the
+    annotated boxes (B, 4) drawn where they are known."""
     rows = [[photograph(picture) for picture in pictures], *([heat(one) for one in row] for row in maps.values())]
-    figure, axes = _grid(rows, titles, ("", *maps), size=1.6)
+    figure, axes = _grid(rows, titles, ("", *maps), size=1.3)
     for column, box in enumerate(() if boxes is None else boxes):
         for axis in axes[:, column]:
             axis.add_patch(_box(box * SIZE / pictures[0].shape[0]))
+    _scale(figure, axes, "0", "largest value of a map")
     return figure
 
 
 def patch_grids(picture: np.ndarray, patch_size: int, strides: Sequence[int]) -> Figure:
-    """The same picture (H, W, 3) cut into patches, one panel per stride; two neighbouring patches stand out."""
+    """The same picture (H, W, 3) cut into patches, one panel per stride; two neighbouring patches are framed."""
     figure, axes = _panels(1, len(strides), size=3.6, ratio=1.06)
     for axis, stride in zip(axes[0], strides, strict=True):
         side = (picture.shape[0] - patch_size) // stride + 1
@@ -61,9 +65,11 @@ def patch_grids(picture: np.ndarray, patch_size: int, strides: Sequence[int]) ->
         for box in patch_boxes(np.arange(side * side), side, patch_size, stride):
             axis.add_patch(_box(box, linewidth=0.6))
         middle = side * (side // 2) + side // 2
-        for box, colour in zip(patch_boxes([middle, middle + 1], side, patch_size, stride), (ORANGE, GREEN), strict=True):
-            axis.add_patch(Rectangle(box[:2] - 0.5, *box[2:], facecolor=colour, alpha=0.45, edgecolor=colour, linewidth=2))
-        axis.set_title(f"patch {patch_size}, stride {stride}: {side} × {side} = {side * side} patches", fontsize=10)
+        for box, line in zip(patch_boxes([middle, middle + 1], side, patch_size, stride), ("-", "--"), strict=True):
+            frame = {"fill": False, "capstyle": "butt"}
+            axis.add_patch(Rectangle(box[:2] - 0.5, *box[2:], edgecolor="black", linewidth=4.5, **frame))
+            axis.add_patch(Rectangle(box[:2] - 0.5, *box[2:], edgecolor=COLOURS[-1], linewidth=2, linestyle=line, **frame))
+        axis.set_title(f"patch {patch_size}, stride {stride}:\n{side} × {side} = {side * side} patches", fontsize=12)
     return figure
 
 
@@ -72,11 +78,12 @@ def position_similarity(pos_embed: torch.Tensor, grid: tuple[int, int]) -> Figur
     patches = torch.nn.functional.normalize(pos_embed.detach()[0, 1:], dim=-1)
     maps = (patches @ patches.T).numpy().reshape(-1, *grid)
     chosen = np.linspace(0, grid[0] - 1, 4).round().astype(int)
-    figure, axes = _panels(4, 4, size=1.3)
+    figure, axes = _panels(4, 4, size=1.4)
     for axis, (row, column) in zip(axes.flat, product(chosen, chosen), strict=True):
         image = axis.imshow(maps[row * grid[1] + column], cmap="viridis", vmin=-1, vmax=1)
-        axis.plot(column, row, "x", color="white", markersize=6, markeredgewidth=2)
-    figure.colorbar(image, ax=axes, label="cosine similarity", shrink=0.6)
+        for colour, width in (("white", 4), ("black", 1.8)):
+            axis.plot(column, row, "x", color=colour, markersize=7, markeredgewidth=width)
+    figure.colorbar(image, ax=axes, label="cosine similarity", location="bottom", shrink=0.6, aspect=30, ticks=[-1, 0, 1])
     return figure
 
 
@@ -87,9 +94,8 @@ def attention_maps(
     shown = []
     for picture, row in zip(pictures, maps, strict=True):
         shown.append([photograph(picture), *(overlay(picture, weights, patch_size, stride) for weights in row)])
-    figure, axes = _grid(shown, ("picture", *titles), rows, size=1.5)
-    bar = figure.colorbar(ScalarMappable(cmap=COLOUR_MAP), ax=axes, shrink=0.6, aspect=30, pad=0.01, ticks=[0, 1])
-    bar.ax.set_yticklabels(["smallest weight\nof a panel", "largest"], fontsize=8)
+    figure, axes = _grid(shown, ("picture", *titles), rows, size=1.0)
+    _scale(figure, axes, "smallest weight of a map", "largest")
     return figure
 
 
@@ -107,17 +113,17 @@ def selected_patches(
     points: for each picture, the places (M, 2) x y that should be hit, each a cross.
     """
     framed = [marked(picture, some, columns, patch_size, stride) for picture, some in zip(pictures, parts, strict=True)]
-    figure = image_grid(framed, titles, min(6, len(pictures)))
+    figure = image_grid(framed, titles, min(4, len(pictures)))
     for axis, some in zip(figure.axes, points, strict=False):
         x, y = np.reshape(some, (-1, 2)).T * SIZE / len(pictures[0])
         for colour, width in (("black", 3), ("white", 1.2)):
-            axis.plot(x, y, "+", color=colour, markersize=8, markeredgewidth=width)
+            axis.plot(x, y, "+", color=colour, markersize=7, markeredgewidth=width)
     return figure
 
 
 def _panels(rows, columns, size=1.9, ratio=1.0, heights=(1,)):
     """A figure of rows x columns panels without axes -> figure, axes (rows, columns); heights: of several in a row."""
-    figure = Figure(figsize=(columns * size, rows * size * ratio), layout="constrained")
+    figure = Figure(figsize=(columns * size, rows * size * ratio), layout="compressed")  # no gaps between square panels
     bare = {"xticks": [], "yticks": [], "frame_on": False}
     with matplotlib.rc_context({"text.parse_math": False}):  # a class may be named with a $
         ratios = [*heights] * rows
@@ -132,8 +138,14 @@ def _grid(pictures, titles, rows, size):
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title("\n".join(textwrap.fill(line, 15) for line in title.splitlines()), fontsize=9)
     for axis, name in zip(axes[:, 0], rows, strict=True):
-        axis.set_ylabel(textwrap.fill(name, 14), fontsize=9)
+        axis.set_ylabel("\n".join(textwrap.fill(line, 12) for line in name.splitlines()), fontsize=9)
     return figure, axes
+
+
+def _scale(figure, axes, low, high):
+    """A bar below all panels, with the colours of maps that are each scaled to their own range; low, high: its ends."""
+    bar = figure.colorbar(ScalarMappable(cmap=COLOUR_MAP), ax=axes, location="bottom", shrink=0.4, aspect=30, ticks=[0, 1])
+    bar.ax.set_xticklabels([low, high], fontsize=9)
 
 
 def _box(box, linewidth=1.5):

@@ -4,6 +4,7 @@ Tables and dictionaries are keyed by variants' keys; figures show their titles, 
 """
 
 import io
+import textwrap
 from itertools import chain
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import quoteattr
@@ -12,6 +13,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..app.pictures import COLOURS
 from ..config import figures_folder
@@ -24,16 +26,18 @@ from .words import Words
 if TYPE_CHECKING:
     import IPython
 
-BLUE, ORANGE, GREEN, PINK, SKY, RED, TAN, ROSE, GREY, YELLOW, *_ = COLOURS
+BLUE, ORANGE, GREEN, PINK, SKY, RED, TAN, _, GREY, *_ = COLOURS
+PURPLE, OLIVE = "#7b3fa0", "#756500"  # where the palette has what is too light for a line on white
 FAMILIES = {"cnn": ORANGE, "vit": BLUE, "psm": GREEN, "control": GREY}
 # One colour and marker per fusion rule, and one each for the models without part selection, in all figures.
 LOOKS = {
     "cnn": (ORANGE, "s"), "vit": (BLUE, "o"), "add": (PINK, "^"), "matmul": (RED, "<"), "lastlayer": (TAN, ">"),
-    "mul": (GREEN, "D"), "rollout": (SKY, "v"), "lowrank": (ROSE, "P"), "maws": (YELLOW, "X"), "random": (GREY, "*"),
+    "mul": (GREEN, "D"), "rollout": (SKY, "v"), "lowrank": (PURPLE, "P"), "maws": (OLIVE, "X"), "random": (GREY, "*"),
     "random_on_bird": ("black", "p"),
 }  # fmt: skip
 UNKNOWN = "black"  # what is no variant of the report
 DPI, QUALITY = 150, 80  # of pictures: two pixels for one of a common screen
+EDGE = {"bbox_inches": "tight", "pad_inches": 0.08}
 QUESTIONS = (
     "The course report's steps",
     "Other ways to fuse",
@@ -42,6 +46,7 @@ QUESTIONS = (
     "Controls",
     "Others",
 )
+PERCENT = "{x:.0%}"  # how a share is written
 WIDEST = 10  # points; a difference beyond would squeeze all others, and is a number at the edge
 COST_ROWS = (NONE, "mul", MORE, "matmul", *EVERY_MAP)  # the others lie on top of these
 BESIDE = {"frameon": False, "loc": "center left", "bbox_to_anchor": (1, 0.5)}  # a legend to the right of its axes
@@ -58,7 +63,7 @@ def show(figure: Figure, name: str, alt: str) -> "IPython.display.Image | IPytho
         return Shown(data, alt=alt)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):  # always the same
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, **EDGE)
     text = buffer.getvalue().replace("<svg ", f'<svg role="img" aria-label={quoteattr(alt)} ', 1)
     write_whole(figures_folder() / f"{name}.svg", text)
     return SVG(text)
@@ -67,40 +72,50 @@ def show(figure: Figure, name: str, alt: str) -> "IPython.display.Image | IPytho
 def png(figure: Figure) -> bytes:
     """A figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=DPI)
+    figure.savefig(buffer, dpi=DPI, **EDGE)
     return buffer.getvalue()
 
 
 def jpeg(figure: Figure) -> bytes:
     """A figure as the bytes of a JPEG file."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="jpeg", dpi=DPI, pil_kwargs={"quality": QUALITY})
+    figure.savefig(buffer, format="jpeg", dpi=DPI, pil_kwargs={"quality": QUALITY}, **EDGE)
     return buffer.getvalue()
 
 
 def shares(values: dict[str, np.ndarray], xlabel: str) -> Figure:
-    """Distributions of a share in 0..1 as histograms, one per name, with their means."""
-    figure, (axis,) = _axes()
-    for colour, (name, share) in zip(COLOURS, values.items(), strict=False):
-        axis.hist(share, np.linspace(0, 1, 41), color=colour, alpha=0.6, label=f"{name}: mean {share.mean():.0%}")
-        axis.axvline(share.mean(), color=colour, linewidth=2)
+    """Distributions of a share in 0..1 with their means: the CNN's, filled in its colour, and in outline what it is held
+    against."""
+    figure, (axis,) = _axes(6.5, 3.6)
+    looks = [{"color": ORANGE}, {"color": "black", "histtype": "step", "linestyle": "--", "linewidth": 1.5}]
+    for look, (name, share) in zip(looks, values.items(), strict=False):
+        axis.hist(share, np.linspace(0, 1, 41), label=f"{name}, mean {share.mean():.0%}", **look)
+        axis.axvline(share.mean(), color=look["color"], linestyle=look.get("linestyle"), linewidth=2)
     axis.set(xlabel=xlabel, ylabel=f"test images (of {len(share)})", xlim=(0, 1))
-    axis.legend(frameon=False)
+    axis.xaxis.set_major_formatter(PERCENT)
+    axis.legend(frameon=False, loc="upper left")
     return figure
 
 
 def learning_curves(metrics: dict[str, pd.DataFrame]) -> Figure:
-    """Training loss and accuracy against the step, one line per variant's `Run.metrics`; dots: on the test images."""
-    figure, axes = _axes(10, 3.8, columns=2)
+    """Training loss, training accuracy and test accuracy against the step; in each a line per variant's `Run.metrics`."""
+    figure, axes = _axes(8, 3.6, columns=3)
     for key, style in _styles(metrics).items():
         frame, line = metrics[key], style | {"marker": ""}
         axes[0].plot(frame["step"], frame["loss"].rolling(3, 1).mean(), **line)
         axes[1].plot(frame["step"], frame["accuracy"].rolling(3, 1).mean(), label=title_of(key), **line)
         tested = frame.dropna(subset="test_accuracy")
-        axes[1].plot(tested["step"], tested["test_accuracy"], "o", color=style["color"], markeredgecolor="white")
-    axes[0].set(xlabel="step", ylabel="training loss (mean of 3 log lines)")
-    axes[1].set(xlabel="step", ylabel="accuracy: line training, dots test", ylim=(0, None))
-    axes[1].legend(**BESIDE)
+        axes[2].plot(tested["step"], tested["test_accuracy"], label=title_of(key), **style)
+    for axis, title in zip(axes, ("training loss, smoothed", "training accuracy, smoothed", "test accuracy"), strict=True):
+        axis.set_title(title, fontsize=10)
+        axis.set(xlabel="step", xlim=axes[0].get_xlim())
+    for axis in axes[1:]:
+        axis.yaxis.set_major_formatter(PERCENT)
+    axes[1].set_ylim(0, None)
+    axes[2].yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], min_n_ticks=2))
+    figure.legend(
+        *axes[2].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(metrics)), frameon=False
+    )
     return figure
 
 
@@ -111,8 +126,8 @@ def accuracies(tables: dict[str, pd.DataFrame]) -> Figure:
         for key, row in table.iterrows():
             axis.barh(places[key], 100 * row["accuracy"], color=_family_colour(key), height=0.7)
             axis.plot(100 * row[["low", "high"]], [places[key]] * 2, color="black", linewidth=1.5)
-            axis.text(100 * row["high"] + 1.5, places[key], f"{100 * row['accuracy']:.1f}", va="center", fontsize=8)
-        axis.set(title=name, xlabel=f"test accuracy, %\n{_counts(table)}", xlim=(0, 112), xticks=range(0, 101, 20))
+            axis.text(100 * row["high"] + 1.5, places[key], f"{100 * row['accuracy']:.1f}", va="center", fontsize=9)
+        axis.set(title=name, xlabel=f"test accuracy, %\n{_counts(table)}", xlim=(0, 118), xticks=range(0, 101, 20))
     return figure
 
 
@@ -128,16 +143,16 @@ def differences(tables: dict[str, pd.DataFrame], reference: str) -> Figure:
             place, colour = places[key], _family_colour(key)
             if abs(middle) > WIDEST:
                 side = np.sign(middle)
-                words = f"{middle:+.0f} ({low:+.0f} to {high:+.0f})"
+                words = f"{middle:+.0f} ({low:+.0f} to {high:+.0f})".replace("-", "−")
                 axis.plot(side * WIDEST, place, "<" if side < 0 else ">", color=colour, markersize=7)
-                axis.text(side * (WIDEST - 0.6), place, words, va="center", ha="left" if side < 0 else "right", fontsize=8)
+                axis.text(side * (WIDEST - 0.8), place, words, va="center", ha="left" if side < 0 else "right", fontsize=9)
                 continue
-            axis.plot(np.clip([low, high], -WIDEST, WIDEST), [place] * 2, color=colour, linewidth=2)
+            axis.plot([low, high], [place] * 2, color=colour, linewidth=2)
             axis.plot(middle, place, "o", color=colour, markersize=6)
         axis.axvline(0, color="black", linewidth=1)
-        axis.set(
-            title=name, xlabel=f"points more than {title_of(reference)}\n{_counts(table)}", xlim=(-WIDEST - 1, WIDEST + 1)
-        )
+        edge = WIDEST + 2  # an interval may reach further than its middle
+        axis.set(title=name, xlim=(-edge, edge), xticks=range(-WIDEST, WIDEST + 1, 5))
+        axis.set_xlabel(f"percentage points above {title_of(reference)}\n{_counts(table)}")
     return figure
 
 
@@ -154,16 +169,21 @@ def _by_question(tables):
             heads[question] = at
             places |= {key: at + 1 + place for place, key in enumerate(members)}
             at += len(members) + 1.6
-    figure, axes = _axes(4.2 * len(tables) + 1.8, 0.25 * at + 0.9, columns=len(tables), sharey=True)
-    axes[0].set_yticks(list(places.values()), [title_of(key) for key in places], fontsize=9)
+    figure, axes = _axes(3.2 * len(tables) + 1.8, 0.25 * at + 0.9, columns=len(tables), sharey=True)
+    axes[0].set_yticks(list(places.values()), [title_of(key) for key in places], fontsize=10)
     axes[0].set_ylim(at - 0.8, -0.8)
-    for axis in axes:
+    for axis, table in zip(axes, tables.values(), strict=True):
         axis.grid(axis="y", visible=False)
         axis.tick_params(left=False)
+        for key in places.keys() - set(table.index):
+            where = {"xy": (0, places[key]), "xycoords": ("axes fraction", "data")}
+            axis.annotate(
+                "not run", **where, xytext=(5, 0), textcoords="offset points", va="center", fontsize=9, color="dimgrey"
+            )
     for question, place in heads.items():
         axes[0].annotate(
             question, (0, place), xycoords=("axes fraction", "data"), xytext=(-6, 0), textcoords="offset points",
-            ha="right", va="center", fontsize=9, fontweight="bold",
+            ha="right", va="center", fontsize=10, fontweight="bold",
         )  # fmt: skip
     return figure, axes, places
 
@@ -185,17 +205,18 @@ def _question(key):
 
 
 def _counts(table):
-    return f"95 % interval, {int(table['seeds'].max())} seeds x {int(table['images'].max()):,} images"
+    return f"95 % interval, {int(table['seeds'].max())} seeds × {int(table['images'].max()):,} images"
 
 
 def robustness(table: pd.DataFrame) -> Figure:
     """Accuracy under attack: columns variant, epsilon (grey levels), accuracy, low, high; one line per variant."""
-    figure, (axis,) = _axes(7.5, 3.8)
+    figure, (axis,) = _axes(6.5, 3.8)
     for key, style in _styles(table["variant"].unique()).items():
         frame = table[table["variant"] == key]
         axis.plot(frame["epsilon"], frame["accuracy"], label=title_of(key), **style)
         axis.fill_between(frame["epsilon"], frame["low"], frame["high"], color=style["color"], alpha=0.18, linewidth=0)
-    axis.set(xlabel="epsilon, grey levels of 255", ylabel="test accuracy, 95 % interval", ylim=(0, None))
+    axis.set(xlabel="epsilon, grey levels (of 255)", ylabel="test accuracy, 95 % interval", ylim=(0, None))
+    axis.yaxis.set_major_formatter(PERCENT)
     epsilons = sorted(set(table["epsilon"]))
     axis.set_xticks(epsilons, [f"{epsilon:g}" for epsilon in epsilons])
     axis.legend(frameon=False)
@@ -205,17 +226,19 @@ def robustness(table: pd.DataFrame) -> Figure:
 def hit_rates(table: pd.DataFrame) -> Figure:
     """Columns measure, rule, rate, low, high, chance, all in 0..1: a panel a measure, in it each rule's rate with its
     interval, and a bar at its chance."""
-    figure, axes = _axes(9.5, 3.4, columns=table["measure"].nunique(), sharey=True)
+    figure, axes = _axes(8, 3.8, columns=table["measure"].nunique(), sharey=True)
     for axis, (measure, frame) in zip(axes, table.groupby("measure", sort=False), strict=True):
         for place, (_, row) in enumerate(frame.iterrows()):
             colour, marker = LOOKS.get(row["rule"], (UNKNOWN, "o"))
-            axis.plot([place] * 2, row[["low", "high"]], color=colour, linewidth=2)
+            axis.plot([place] * 2, row[["low", "high"]], color="black", linewidth=1.5)
             axis.plot(place, row["rate"], marker, color=colour, markersize=8, markeredgecolor="black", markeredgewidth=0.6)
             label = "chance" if place == 0 else None
             axis.hlines(row["chance"], place - 0.35, place + 0.35, color="black", linewidth=2, label=label)
         axis.set_xticks(range(len(frame)), frame["rule"], rotation=40, ha="right", rotation_mode="anchor")
-        axis.set(title=measure, ylim=(0, 1.02))
-        axis.yaxis.set_major_formatter("{x:.0%}")
+        axis.set_title(textwrap.fill(measure, 40), fontsize=11)
+        axis.set_ylim(0, 1.02)
+        axis.yaxis.set_major_formatter(PERCENT)
+    axes[0].set_ylabel("share, 95 % interval")
     axes[0].legend(frameon=False)
     return figure
 
@@ -224,14 +247,15 @@ def patch_curves(points: pd.DataFrame) -> Figure:
     """`curve.means`: accuracy over the number of patches that the last layer sees, one line a rule; dashed: all patches;
     shaded: the 95 % interval of `mul`, about as wide as the others' (how rules differ is paired: `curve.areas`).
     """
-    figure, (axis,) = _axes(8, 4.2)
+    figure, (axis,) = _axes(7.5, 4.2)
     for rule, frame in points.groupby("rule", sort=False, observed=True):
         colour, marker = LOOKS[rule]
         name, chosen = Words().write("rule", rule), rule in FUSIONS
         style = {"color": colour, "marker": marker, "markersize": 5, "linestyle": "-" if chosen else ":", "linewidth": 1.5}
         axis.plot(frame["patches"], frame["accuracy"], label=name, **style)
         if rule == "mul":
-            axis.fill_between(frame["patches"], frame["low"], frame["high"], color=colour, alpha=0.1, linewidth=0)
+            style = {"color": colour, "alpha": 0.1, "linewidth": 0, "label": "95 % interval of mul"}
+            axis.fill_between(frame["patches"], frame["low"], frame["high"], **style)
     (patches,) = set(points.index.unique("k")[-1:])
     whole = points.loc[("mul", patches), "accuracy"]
     axis.axhline(whole, color=BLUE, linestyle="--", linewidth=1, label=f"all {patches} patches: {whole:.1%}", zorder=0)
@@ -240,7 +264,7 @@ def patch_curves(points: pd.DataFrame) -> Figure:
     low, high = points["patches"].min(), points["patches"].max()
     axis.set_xticks(shown := [tick for tick in ticks if low / 1.3 <= tick <= high * 1.3], shown)
     axis.minorticks_off()
-    axis.yaxis.set_major_formatter("{x:.0%}" if np.ptp(axis.get_ylim()) > 0.05 else "{x:.1%}")
+    axis.yaxis.set_major_formatter(PERCENT if np.ptp(axis.get_ylim()) > 0.05 else "{x:.1%}")
     axis.legend(**BESIDE)
     return figure
 
@@ -249,7 +273,7 @@ def cost(table: pd.DataFrame, floor: float) -> Figure:
     """The rows of `bench.measure` in COST_ROWS: time of a training step as a ratio to that without PSM, with its interval,
     and peak memory; dashed: every map kept, dotted: more patches a head. floor: the share of the layers that see all tokens.
     """
-    figure, axes = _axes(10.5, 4, columns=2)
+    figure, axes = _axes(7, 6.6, rows=2)
     table = table[(table["problem"] == "") & table["row"].isin(COST_ROWS)]
     ends = ([], [])
     for place, (row, frame) in enumerate(table.groupby("row", sort=False)):
@@ -264,7 +288,7 @@ def cost(table: pd.DataFrame, floor: float) -> Figure:
         for end, value in zip(ends, (frame["train_ratio"], frame["memory_mb"] / 1e3), strict=True):
             end.append((value.iloc[-1], row, colour))
     axes[0].axhline(floor, color="black", linestyle="--", linewidth=1)
-    axes[0].text(table["patches"].min(), floor - 0.01, f"floor {floor:.3f}", va="top", fontsize=8)
+    ends[0].append((floor, f"floor {floor:.3f}", "black"))
     sizes = table.drop_duplicates("patches")
     labels = [f"{patches:,}\n{size} px" for patches, size in zip(sizes["patches"], sizes["size"], strict=True)]
     for axis in axes:
@@ -279,16 +303,23 @@ def cost(table: pd.DataFrame, floor: float) -> Figure:
 
 
 def _name_ends(axis, ends):
-    """Write the names of lines at their right ends, (y, name, colour) each, no two closer than a line of text."""
-    low, below = axis.transAxes.inverted(), -1.0
-    for y, name, colour in sorted(ends):
-        below = max(low.transform(axis.transData.transform((1, y)))[1], below + 0.06)
-        axis.annotate(name, (1.02, below), xycoords="axes fraction", color=colour, va="center", fontsize=9)
+    """Write the names of lines beside their right ends, (y, name, colour) each, no two closer than a line of text."""
+    into = axis.transData + axis.transAxes.inverted()
+    ends = [(into.transform((1, y))[1], name, colour) for y, name, colour in sorted(ends)]
+    at = [y for y, *_ in ends]
+    for place in range(1, len(at)):  # apart, upwards; then down again from the upper edge
+        at[place] = max(at[place], at[place - 1] + 0.075)
+    for place in reversed(range(len(at))):
+        at[place] = min(at[place], 1 - 0.075 * (len(at) - 1 - place))
+    for (y, name, colour), text in zip(ends, at, strict=True):
+        leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 0}
+        where = {"xy": (1, y), "xytext": (1.05, text), "xycoords": "axes fraction"}
+        axis.annotate(name, **where, color=colour, va="center", fontsize=10, arrowprops=leader, annotation_clip=False)
 
 
-def _axes(width=7.5, height=3.6, columns=1, sharey=False):
+def _axes(width, height, columns=1, rows=1, sharey=False):
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, columns, squeeze=False, sharey=sharey)[0]
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey).ravel()
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
