@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 
 from fgvc_lib.config import PROFILES
 from fgvc_lib.report import pdf
@@ -46,6 +47,23 @@ def test_the_report_becomes_one_pdf(built):
         ):
             assert words in text, words
         assert text.index("Contents") < text.index("Figure 1.1.") < text.index("Figure 2.1.")
+        numbers = pdf._page_numbers(target.read_bytes())
+        for name, title in (("01_data", "1. The task"), ("02_cnn_attention", "2. Where a CNN"), ("results", "Appendix: R")):
+            here = text.split("\f")[numbers[name] - 1]
+            assert title in here and re.search(rf"{title}.*\s{numbers[name]}\n", text), name
+            assert title not in text.split("\f")[numbers[name] - 2], name
+
+
+def test_no_link_leads_to_a_file_of_the_machine_that_printed(built):
+    main = BeautifulSoup(pdf._chapter(built / "results.html", "A")["body"], "html.parser")
+    assert not [link for link in main.find_all("a", href=True) if not link["href"].startswith(("#", "http"))]
+
+
+def test_pictures_of_the_explorer_keep_their_own_captions(tmp_path):
+    page = tmp_path / "07.html"
+    shown = '<div class="output_area"><figure><img alt="a"><figcaption>b</figcaption></figure></div>'
+    page.write_text(f"<main><h1>T</h1>{shown}</main>")
+    assert "caption" not in pdf._chapter(page, 7)["body"].replace("figcaption", "")
 
 
 def test_figures_have_numbers_and_solutions_are_open(built):
@@ -53,6 +71,8 @@ def test_figures_have_numbers_and_solutions_are_open(built):
     numbers = re.findall(r"<b>Figure 2\.(\d+)\.</b> \S", chapter["body"])
     assert numbers == [str(place) for place in range(1, len(numbers) + 1)] and len(numbers) >= 3
     assert chapter["title"] == "2. Where a CNN looks" and "<details open" in chapter["body"]
+    solutions = BeautifulSoup(chapter["body"], "html.parser").find_all("details")
+    assert len(solutions) == 2 and all(len(one.get_text()) > 50 for one in solutions)
     assert len({section["id"] for section in chapter["sections"]}) == len(chapter["sections"]) > 3
 
 

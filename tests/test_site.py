@@ -56,6 +56,21 @@ def test_pictures_say_what_they_show_and_tables_scroll(pages):
             assert "scroll" in table.find_parent("div")["class"]
 
 
+def test_solutions_are_folded_and_tables_have_one_line_of_headers(pages):
+    solutions = [one for page in pages.values() for one in page.find_all("details")]
+    assert len(solutions) >= 14 and all(one.p and one.p.get_text() for one in solutions)
+    header = pages["02_cnn_attention.html"].select_one("table.dataframe thead")
+    assert [cell.text for cell in header.find_all("th")][:2] == ["model", "test accuracy"]
+    assert len(header.find_all("tr")) == 1
+
+
+def test_names_on_both_sides_of_a_table_keep_their_lines():
+    table = "<table border=1><thead><tr><th>k</th><th>part_1</th></tr><tr><th>rule</th><th></th></tr></thead></table>"
+    head = BeautifulSoup(site._page(table, title="t"), "html.parser").thead
+    assert [line.th.text for line in head.find_all("tr")] == ["k", "rule"]
+    assert "part_<wbr/>1" in str(head) and not head.parent.get("border")
+
+
 def test_sections_of_the_texts(tmp_path):
     file = tmp_path / "a.md"
     file.write_text("# T\n\n## Abstract\n\nSo *it* is.\n\n## Next\n\nno")

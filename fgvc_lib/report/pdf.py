@@ -1,5 +1,6 @@
 """The report as one PDF: the site's pages in a row, printed by Chromium."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -10,24 +11,32 @@ from ..files import write_whole
 from .build import ReportError
 from .site import render, with_style
 
+ABSTRACTS = {"Abstract": "en", "摘要": "zh-CN"}
+FIGURES = ":is(.output_png, .output_jpeg, .output_svg) img"
+FILL_IN = """numbers => {
+  for (const place of document.querySelectorAll("[data-page-of]")) place.textContent = numbers[place.dataset.pageOf] ?? "";
+}"""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
-FOOTER = '<div style="width: 100%; text-align: center; font-size: 8px"><span class="pageNumber"></span></div>'
+PAGE = re.compile(rb"(\d+) 0 obj\n<</Type /Page\n")  # as Chromium writes it: one after the other, not compressed
+DESTINATION = re.compile(rb"/(\S+) \[(\d+) 0 R /XYZ")
 
 
 def print_report() -> Path:
-    """Print the report that `make report` has built: title page, abstracts, contents, chapters, results; return the PDF.
+    """Print the report that `make report` has built: title, abstracts, contents, chapters, all results; return the PDF.
 
     Raises ReportError where no report is built, or Playwright or Chromium is missing.
     """
     folder = project_path("build/report")
     if not (folder / "index.html").is_file():
         raise ReportError(f"there is no report in {folder}: run `make report` first")
-    pages = [*sorted(folder.glob("[0-9]*.html")), *folder.glob("results.html")]
-    chapters = [_chapter(page, place) for place, page in enumerate(pages, 1)]
+    chapters = [_chapter(page, place) for place, page in enumerate(sorted(folder.glob("[0-9]*.html")), 1)]
+    for page in folder.glob("results.html"):
+        appendix = _chapter(page, "A")
+        chapters.append(appendix | {"title": f"Appendix: {appendix['title']}"})
     front = BeautifulSoup((folder / "index.html").read_text(encoding="utf-8"), "html.parser")
     source, target = folder / "report.html", folder / "report.pdf"
     made = front.find("p", class_="made").extract()  # for the title page, not the abstract that it stands below
-    abstracts = [part for name in ("Abstract", "摘要") if (part := _section(front, name))]
+    abstracts = [part for name, lang in ABSTRACTS.items() if (part := _section(front, name, lang))]
     body = render("print.html", title=front.h1.text, made=str(made), chapters=chapters, abstracts=abstracts)
     write_whole(source, with_style(body, title=front.h1.text))
     try:
@@ -40,11 +49,11 @@ def print_report() -> Path:
 def _chapter(page, place):
     """A page's title, its sections' ids and titles, and its body, in which figures have numbers and ids are its own."""
     main = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").main
-    for rest in main.select("nav, a.anchor-link"):
+    for rest in main.select('nav, a.anchor-link, a[href^="results"]'):  # the last: the same page in another language
         rest.decompose()
     for details in main.find_all("details"):
         details["open"] = ""
-    for number, figure in enumerate(main.select(".output_area img"), 1):
+    for number, figure in enumerate(main.select(FIGURES), 1):
         caption = BeautifulSoup('<p class="caption"><b></b> </p>', "html.parser").p
         caption.b.string = f"Figure {place}.{number}."
         caption.append(figure["alt"])
@@ -57,7 +66,7 @@ def _chapter(page, place):
     return {"id": page.stem, "title": title, "sections": sections, "body": main.decode_contents()}
 
 
-def _section(front, name):
+def _section(front, name, lang):
     """What stands below a heading of the index, up to the next one, as HTML."""
     heading = next((one for one in front.find_all("h2") if one.get_text().startswith(name)), None)
     if heading is None:
@@ -67,7 +76,7 @@ def _section(front, name):
         if one.name in ("h1", "h2"):
             break
         parts.append(str(one))
-    return {"title": name, "body": "".join(parts)}
+    return {"title": name, "lang": lang, "body": "".join(parts)}
 
 
 def _print(source, target):
@@ -86,7 +95,13 @@ def _print(source, target):
             ) from error
         page = chromium.new_page()
         page.goto(source.resolve().as_uri())
-        margin = dict.fromkeys(("top", "bottom", "left", "right"), "16mm")
-        options = {"display_header_footer": True, "header_template": "<span></span>", "footer_template": FOOTER}
-        page.pdf(path=target, format="A4", margin=margin, outline=True, tagged=True, **options)
+        numbers = _page_numbers(page.pdf(prefer_css_page_size=True))
+        page.evaluate(FILL_IN, numbers)
+        page.pdf(path=target, prefer_css_page_size=True, outline=True, tagged=True)
         chromium.close()
+
+
+def _page_numbers(pdf):
+    """The ids that the contents link to -> their pages in a PDF that Chromium printed."""
+    pages = {number: place for place, number in enumerate(PAGE.findall(pdf), 1)}
+    return {name.decode(): pages[number] for name, number in DESTINATION.findall(pdf)}

@@ -25,7 +25,7 @@ FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.DOTALL)
 
 def write_site(folder: Path, notebooks: dict[Path, NotebookNode], experiment: Experiment) -> Path:
     """Write one page per notebook, one per page of results that lies in `folder`, and index.html there; return the index."""
-    exporter = HTMLExporter(template_name="basic", embed_images=True)
+    exporter = HTMLExporter(template_name="basic")
     exporter.register_preprocessor(_without_widgets)
     chapters = [_chapter(path, notebook) for path, notebook in notebooks.items()]
     around = [None, *chapters, None]
@@ -92,12 +92,27 @@ def _page(body, lang="en", **values):
         content = base64.b64decode(drawing["src"].partition(",")[2])
         svg = BeautifulSoup(content, "html.parser").svg
         drawing["alt"] = svg.get("aria-label") or svg.title.get_text()
+    for style in soup.select("style[scoped]"):  # how pandas wants its tables
+        style.decompose()
     for table in soup.find_all("table"):
+        _as_printed(table)
         table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
     headings = soup.find_all("h2", id=True)
     if soup.h1 and len(headings) > 2:
         soup.h1.insert_after(BeautifulSoup(render("contents.html", headings=headings), "html.parser"))
     return with_style(str(soup), lang, **values)
+
+
+def _as_printed(table):
+    """pandas' table without its frame, the names of its index beside those of its columns, and headers that can wrap."""
+    del table["border"]
+    lines = [line.find_all("th") for line in table.select("thead tr")]
+    if len(lines) == 2 and not any(above.text and below.text for above, below in zip(*lines, strict=True)):
+        for above, below in zip(*lines, strict=True):
+            above.string = above.text or below.text
+        lines[1][0].parent.decompose()
+    for name in table.thead.find_all(string=re.compile("_")):
+        name.replace_with(BeautifulSoup(escape(name).replace("_", "_<wbr>"), "html.parser"))
 
 
 def with_style(body: str, lang: str = "en", **values) -> str:
