@@ -49,9 +49,9 @@ def test_the_report_becomes_one_pdf(built):
         assert text.index("Contents") < text.index("Figure 1.1.") < text.index("Figure 2.1.")
         numbers = pdf._page_numbers(target.read_bytes())
         for name, title in (("01_data", "1. The task"), ("02_cnn_attention", "2. Where a CNN"), ("results", "Appendix: R")):
-            here = text.split("\f")[numbers[name] - 1]
-            assert title in here and re.search(rf"{title}.*\s{numbers[name]}\n", text), name
-            assert title not in text.split("\f")[numbers[name] - 2], name
+            before, here = text.split("\f")[numbers[name] - 2 : numbers[name]]
+            assert here.startswith(title) and not before.startswith(title), name  # each page has its chapter at the top
+            assert re.search(rf"{title}.*\s+{numbers[name]}\n", text), name  # in the contents
 
 
 def test_no_link_leads_to_a_file_of_the_machine_that_printed(built):

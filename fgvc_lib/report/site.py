@@ -111,7 +111,7 @@ def _as_printed(table):
         for above, below in zip(*lines, strict=True):
             above.string = above.text or below.text
         lines[1][0].parent.decompose()
-    for name in table.thead.find_all(string=re.compile("_")):
+    for name in table.find_all(string=re.compile("_")):
         name.replace_with(BeautifulSoup(escape(name).replace("_", "_<wbr>"), "html.parser"))
 
 
