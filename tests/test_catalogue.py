@@ -219,7 +219,7 @@ def test_check_counts_and_reads_every_image(tmp_path, monkeypatch, capsys):
     known = CATALOGUE["cub200"]._replace(classes=3, train=9, test=6)
     monkeypatch.setitem(CATALOGUE, "cub200", known)
     words = "3 classes, 9 training images, 6 test images, as published; every image can be read"
-    assert check_dataset("cub200") == f"CUB-200-2011 in {root}: {words}" == check_dataset("cub200", root)
+    assert check_dataset("cub200") == f"CUB-200-2011 in {root}: {words}" == check_dataset("cub", root)
     broken = build_dataset("cub200", root, "test").paths[:2]
     for path in broken:
         path.write_bytes(path.read_bytes()[:99])
@@ -237,8 +237,8 @@ def test_the_list_and_the_table_of_readers_name_the_same_sets():
         f"{name}: {one.title}, {one.classes:,} classes" in text and one.source in text for name, one in CATALOGUE.items()
     )
     for use in (check_dataset, download_dataset):
-        with pytest.raises(ConfigError, match=r"unknown data set 'flower' \(did you mean flowers.*choose one of cub200"):
-            use("flower")
+        with pytest.raises(ConfigError, match=r"unknown data set 'inat' \(did you mean inat20.*choose one of cub200"):
+            use("inat")
     with pytest.raises(ConfigError, match=r"unknown dataset 'nabird' \(did you mean nabirds"):
         build_dataset("nabird", ".")
 

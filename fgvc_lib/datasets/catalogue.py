@@ -82,11 +82,15 @@ CATALOGUE = {
 }  # fmt: skip
 
 
-def published(name: str) -> Published:
-    """A set of the catalogue. Raises ConfigError, with the nearest and all names, for another one."""
-    if name not in CATALOGUE:
+def published(name: str) -> tuple[str, Published]:
+    """A set of the catalogue with its whole name; `name` may be the start of it, if no other starts so.
+
+    Raises ConfigError, with the nearest and all names, where there is no such set.
+    """
+    found = [known for known in CATALOGUE if name and known.startswith(name)]
+    if len(found) != 1:
         raise ConfigError(f"unknown data set {name!r}{nearest(name, CATALOGUE)}: choose one of {', '.join(CATALOGUE)}")
-    return CATALOGUE[name]
+    return found[0], CATALOGUE[found[0]]
 
 
 def list_datasets() -> str:

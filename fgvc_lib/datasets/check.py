@@ -15,10 +15,10 @@ def check_dataset(name: str, root: Path | None = None) -> str:
     Prints a line for each image that cannot be read. Raises DataError where there is one, or a number is another.
 
     Args:
-        name: as `data list` has it.
+        name: as `data list` has it, or the start of it.
         root: its folder, where it is not the one that `data list` names.
     """
-    known = published(name)
+    name, known = published(name)
     root = given_path(root or known.folder)
     train, test = (build_dataset(name, root, split) for split in SPLITS)
     counted = {

@@ -50,9 +50,9 @@ def download_dataset(name: str) -> str:
     and without a network.
 
     Args:
-        name: as `data list` has it.
+        name: as `data list` has it, or the start of it.
     """
-    known = published(name)
+    name, known = published(name)
     put = f"put into {project_path(known.folder)}: {known.layout}.\n`python -m fgvc_lib data check {name}` checks it."
     if known.advice:
         raise DataError(f"{known.title} is not fetched by this command. {known.advice}\n{known.source}, and {put}")
