@@ -151,12 +151,20 @@ def curve(runs: tuple[str, ...], out: Path | None = None) -> str:
 
     if out and out.suffix != ".parquet":
         raise ConfigError(f"the records go into a parquet file: name one that ends in .parquet, not {out}")
-    records = curves([named_run(name) for name in runs])
+    if not runs:
+        raise ConfigError('name a trained run: a variant of the report, such as "ViT, overlap", or a run\'s folder')
+    chosen = [named_run(name) for name in runs]
+    records = curves(chosen)
     if out:
         write_records(records, out)
     points, table = means(records), areas(records)
     text = f"Accuracy (different patches that the last layer sees), k patches a head:\n{curve_table(points).to_string()}\n\n"
     text += f"{readable(table, 'areas').to_string()}\n\n{curve_summary(points, table)}"
+    if (trained := chosen[0].experiment).fusion:
+        text += (
+            f"\nThis model's last layer was trained on what {trained.fusion} chooses, {trained.top_k} a head. How many "
+            "patches a ViT needs is a question to one that was trained without --fusion."
+        )
     if out:
         write_whole(out.with_suffix(".png"), plots.png(plots.patch_curves(points)))
         text += f"\nThe records are in {out}, the figure is {out.with_suffix('.png')}"
@@ -188,9 +196,25 @@ def main() -> None:
         sys.exit(130)
 
 
+def _as_meant(chosen, base):
+    """The experiment of `train`'s options, `chosen` from the profile's, `base`: where they leave the profile's length of
+    training, they say all of it. Raises ConfigError for options that would change nothing."""
+    if chosen.profile != base.profile:
+        raise ConfigError(f"--profile would only draw other birds: set PROFILE={chosen.profile} before the command instead")
+    if chosen.steps == base.steps:
+        return chosen
+    if chosen.epochs and chosen.epochs != base.epochs:
+        raise ConfigError("--steps and --epochs say how long to train in two ways: give one of them")
+    return chosen.replace(
+        epochs=0.0, warmup_steps=min(chosen.warmup_steps, chosen.steps // 2) if base.epochs else chosen.warmup_steps
+    )
+
+
 def _call(function, name, arguments):
     """The function's result, its arguments read from the command line: required ones by place, settings without prefix."""
     prog, config = f"python -m fgvc_lib {name}", (tyro.conf.PositionalRequiredArgs, tyro.conf.OmitArgPrefixes)
     if function is train:
-        return train(tyro.cli(Experiment, prog=prog, description=train.__doc__, default=active_experiment(), args=arguments))
+        base = active_experiment()
+        chosen = tyro.cli(Experiment, prog=prog, description=train.__doc__, default=base, args=arguments)
+        return train(_as_meant(chosen, base))
     return tyro.cli(function, prog=prog, args=arguments, config=config)

@@ -94,7 +94,7 @@ class Experiment:
         if self.resize_size < self.image_size:
             raise ConfigError(f"resize_size {self.resize_size} is smaller than image_size {self.image_size}: no crop fits")
         if self.warmup_steps > self.steps and not self.epochs:
-            raise ConfigError(f"warmup_steps {self.warmup_steps} must lie between 0 and steps, {self.steps}")
+            raise ConfigError(f"warmup_steps {self.warmup_steps} must lie between 0 and steps, {self.steps}: choose fewer")
 
     @property
     def title(self) -> str:

@@ -10,8 +10,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from fgvc_lib import cli
 from fgvc_lib.cli import COMMANDS
+from fgvc_lib.config import PROFILES
 from fgvc_lib.datasets import open_splits
-from fgvc_lib.errors import DataError
+from fgvc_lib.errors import ConfigError, DataError
 from fgvc_lib.experiments import report_variants
 from fgvc_lib.report import build
 from fgvc_lib.report.build import ReportError, build_report
@@ -180,3 +181,24 @@ def test_no_notebooks(tmp_path, monkeypatch):
     project_at(monkeypatch, tmp_path)
     with pytest.raises(ReportError, match="no notebooks"):
         build_report()
+
+
+def test_options_that_say_how_long_to_train(monkeypatch):
+    asked, photos = [], PROFILES["photos"]
+    monkeypatch.setattr(cli, "train", asked.append)
+    monkeypatch.setattr(cli, "active_experiment", lambda: photos)
+
+    def given(*options):
+        cli._call(cli.train, "train", list(options))
+        return asked[-1]
+
+    assert given() == photos and given("--epochs", "1") == photos.replace(epochs=1.0)
+    assert given("--steps", "5") == photos.replace(steps=5, epochs=0.0, warmup_steps=2)
+    with pytest.raises(ConfigError, match="--steps and --epochs say how long"):
+        given("--steps", "5", "--epochs", "1")
+    with pytest.raises(ConfigError, match="set PROFILE=quick before the command"):
+        given("--profile", "quick")
+    photos = PROFILES["quick"]
+    assert given("--steps", "40") == photos.replace(steps=40)
+    with pytest.raises(ConfigError, match="warmup_steps 30 must lie between 0 and steps, 3: choose fewer"):
+        given("--steps", "3")

@@ -72,8 +72,8 @@ def named_run(name: str | None = None) -> Run:
     if not run.finished:
         profile = active_experiment().profile
         raise DataError(
-            f"the run {name!r} is not finished: `make report` trains those of profile {profile}; set PROFILE, DATA and "
-            "DATASET as for the report to choose another's"
+            f"the run {name!r} is not finished: name a folder in {runs_folder()} that is, or call `make report`, which "
+            f"trains those of profile {profile}; PROFILE, DATA and DATASET choose another report's"
         )
     return run
 
