@@ -41,8 +41,8 @@ def test_a_command_of_two_words(monkeypatch, capsys):
     call(monkeypatch, "data", "list")
     assert "cub200: CUB-200-2011, 200 classes, 5,994 training and 5,794 test images" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        call(monkeypatch, "data", "check", "nabird")
-    assert capsys.readouterr().err.startswith("error: unknown data set 'nabird' (did you mean nabirds")
+        call(monkeypatch, "data", "check", "nabrids")
+    assert capsys.readouterr().err.startswith("error: unknown data set 'nabrids' (did you mean nabirds")
 
 
 def test_train_prints_the_result(tiny, monkeypatch, capsys):
