@@ -132,7 +132,7 @@ def test_an_archive_without_its_links(server, tmp_path):
     assert [path.relative_to(tmp_path) for path in tmp_path.rglob("out.txt")] == [Path("data/cub/way/out.txt")]
 
 
-@pytest.mark.parametrize("content", [b"no archive", archive()[:60], archive()[:40] + b"junk"])
+@pytest.mark.parametrize("content", [b"no archive", archive()[:60], archive()[:40] + b"junk"], ids=["none", "cut", "junk"])
 def test_an_archive_that_is_damaged(tmp_path, content):
     (tmp_path / "file.tgz").write_bytes(content)
     with pytest.raises(DataError, match="file.tgz cannot be unpacked .*: delete it and fetch it again"):
