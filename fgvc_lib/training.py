@@ -220,7 +220,7 @@ def _train(experiment, model, accelerator, train, tests, folder, progress, termi
     for images, labels in loader:
         # Dropout and random patches are as after a resume, and another draw in each share of the batch.
         share = len(shares) * accelerator.num_processes + accelerator.process_index
-        torch.manual_seed(seed_of(experiment.seed, 1, state["step"], share))
+        _seed(seed_of(experiment.seed, 1, state["step"], share), accelerator.device)
         with accelerator.accumulate(prepared):  # gradients are averaged, and the optimiser moves, after the last share
             loss, correct = _step(prepared, images, labels, experiment)
             accelerator.backward(loss)
@@ -269,6 +269,13 @@ def _train(experiment, model, accelerator, train, tests, folder, progress, termi
         first, started = step, time.perf_counter()
     bar.close()
     return state
+
+
+def _seed(seed, device):
+    """What `torch.manual_seed` does for a device; that keeps a record of each call, too, for GPUs that never come."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def build_optimizer(model: nn.Module, experiment: Experiment) -> torch.optim.Optimizer:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from conftest import project_at
@@ -48,7 +49,7 @@ def test_views_are_those_of_torchvision(size, resize, model):
     experiment = Experiment(model=model, image_size=size, resize_size=resize)
     photographs = [Image.fromarray(noise(shape)) for shape in ((97, 331, 3), (20, 17, 3), (resize, resize, 3))]
     squares = [resized(photograph, experiment) for photograph in photographs]
-    assert squares[0].shape == (3, resize, resize) and squares[0].dtype == torch.uint8
+    assert squares[0].shape == (3, resize, resize) and squares[0].dtype == np.uint8
     for seed in (None, *range(8)):
         batch = crop_and_normalise(squares, [seed] * 3, experiment)
         assert batch.shape == (3, 3, size, size)

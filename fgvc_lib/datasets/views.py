@@ -4,6 +4,7 @@ import errno
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -27,34 +28,34 @@ def normalisation(experiment: Experiment) -> tuple[tuple[float, ...], tuple[floa
     return source.mean, source.std
 
 
-def resized(photograph: Image.Image, experiment: Experiment) -> torch.Tensor:
+def resized(photograph: Image.Image, experiment: Experiment) -> np.ndarray:
     """An RGB photograph as a square: (3, R, R) uint8 with R = resize_size."""
     size = experiment.resize_size
-    return v2.functional.pil_to_tensor(v2.functional.resize(photograph, [size, size], antialias=True))
+    return np.asarray(v2.functional.resize(photograph, [size, size], antialias=True)).transpose(2, 0, 1)
 
 
-def crop_and_normalise(squares: Iterable[torch.Tensor], seeds: Sequence[int | None], experiment: Experiment) -> torch.Tensor:
+def crop_and_normalise(squares: Iterable[np.ndarray], seeds: Sequence[int | None], experiment: Experiment) -> torch.Tensor:
     """Resized photographs, B of (3, R, R) uint8 -> views (B, 3, S, S) float, with S = image_size.
 
     seeds: for each, what its random crop and flip depend on, or None for the test-time view, the crop from the centre.
     """
-    size = experiment.image_size
-    crops = torch.empty(len(seeds), 3, size, size, dtype=torch.uint8)
+    size, generator = experiment.image_size, torch.Generator()
+    crops = np.empty((len(seeds), 3, size, size), np.uint8)
     for crop, square, seed in zip(crops, squares, seeds, strict=True):
-        top, left, flip = _draw(seed, experiment.resize_size - size)
+        top, left, flip = _draw(generator, seed, experiment.resize_size - size)
         part = square[:, top : top + size, left : left + size]
-        crop.copy_(part.flip(-1) if flip else part)
-    floats = v2.functional.to_dtype(crops, torch.float32, scale=True)
+        crop[:] = part[..., ::-1] if flip else part
+    floats = v2.functional.to_dtype(torch.from_numpy(crops), torch.float32, scale=True)
     return v2.functional.normalize(floats, *normalisation(experiment), inplace=True)
 
 
-def _draw(seed, room):
+def _draw(generator, seed, room):
     """(top, left, flip) of a view, drawn as torchvision's RandomCrop and RandomHorizontalFlip draw them."""
     if seed is None:
         return round(room / 2), round(room / 2), False
-    generator = torch.Generator().manual_seed(seed)
-    top, left = (int(torch.randint(room + 1, (), generator=generator)) if room else 0 for _ in range(2))
-    return top, left, bool(torch.rand(1, generator=generator) < 0.5)
+    generator.manual_seed(seed)
+    top, left = torch.randint(room + 1, (2,), generator=generator).tolist() if room else (0, 0)
+    return top, left, torch.rand(1, generator=generator).item() < 0.5
 
 
 def view(photograph: Image.Image, experiment: Experiment) -> torch.Tensor:
@@ -77,7 +78,9 @@ class Views(Dataset):
             crops = None if images.crops is None else images.crops.tolist()
             state = checksum([[path.name for path in images.paths], file_states(images.paths), images.upright, crops])[:12]
             path = project_path(f"data/cache/{checksum([images.origin, size])[:12]}-{state}.npy")
-            self.squares = cached(path, (len(images), 3, size, size), lambda i: resized(images.load(i), experiment).numpy())
+            self.squares = np.asarray(
+                cached(path, (len(images), 3, size, size), lambda i: resized(images.load(i), experiment))
+            )
 
     def __len__(self):
         return len(self.images)
@@ -91,7 +94,7 @@ class Views(Dataset):
     def _square(self, index):
         if self.squares is None:
             return resized(self.images.load(index), self.experiment)
-        return torch.from_numpy(self.squares[index].copy())
+        return self.squares[index]
 
 
 def eval_loader(images: ImageSet, experiment: Experiment) -> DataLoader:
