@@ -67,7 +67,9 @@ def marked(
         head = place // top_k
         before = boxes[:place].count(boxes[place])  # heads that chose the same patch write side by side
         inset, colour = max(0, min(4 * before, edge / 2 - 4)), COLOURS[head % len(COLOURS)]
-        pen.rectangle((x + inset, y + inset, x + edge - inset, y + edge - inset), outline=colour, width=4)
+        frame = (x + inset, y + inset, x + edge - inset, y + edge - inset)
+        pen.rectangle(frame, outline=colour, width=4)
+        pen.rectangle(frame, outline="white", width=1)  # stands out in grey, too
         # what is in the patch stays to be seen: above it, or below at the upper edge of the picture
         numbers.append(((x + 9 + 18 * before, y + 2 if y >= 20 else y + edge + 17), str(head + 1), colour))
     for at, number, colour in numbers:  # on top of all frames

@@ -10,6 +10,7 @@ import torch
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
 
 from ..app.pictures import COLOUR_MAP, COLOURS, SIZE, heat, marked, overlay, photograph
 from ..datasets.geometry import patch_boxes
@@ -33,7 +34,9 @@ def image_grid(
         side = np.array(np.shape(picture)[1::-1]) / ZOOM  # width, height
         for place, (name, point) in enumerate([*points.items()][:6]):
             x, y = np.clip(point - side / 2, 0, (ZOOM - 1) * side)
-            axis.add_patch(Rectangle((x, y), *side, fill=False, edgecolor=colours[name], linewidth=1.5))
+            frame = Rectangle((x, y), *side, fill=False, edgecolor=colours[name], linewidth=1.5)
+            frame.set_path_effects([withStroke(linewidth=2.5, foreground="white")])  # stands out in grey, too
+            axis.add_patch(frame)
             zoom = below.inset_axes((0.34 * (place % 3), 0.6 - 0.5 * (place // 3), 0.32, 0.37))
             zoom.imshow(picture)
             zoom.set(xticks=[], yticks=[], xlim=(x, x + side[0]), ylim=(y + side[1], y))

@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from ..app.pictures import COLOURS
@@ -90,8 +91,10 @@ def shares(values: dict[str, np.ndarray], xlabel: str) -> Figure:
     looks = [{"color": ORANGE}, {"color": "black", "histtype": "step", "linestyle": "--", "linewidth": 1.5}]
     for look, (name, share) in zip(looks, values.items(), strict=False):
         axis.hist(share, np.linspace(0, 1, 41), label=f"{name}, mean {share.mean():.0%}", **look)
-        axis.axvline(share.mean(), color=look["color"], linestyle=look.get("linestyle"), linewidth=2)
+        line = {"color": look["color"], "linestyle": look.get("linestyle"), "linewidth": 2}
+        axis.axvline(share.mean(), **line, path_effects=[withStroke(linewidth=4, foreground="white")])  # seen on a bar, too
     axis.set(xlabel=xlabel, ylabel=f"test images (of {len(share)})", xlim=(0, 1))
+    axis.margins(y=0.1)
     axis.xaxis.set_major_formatter(PERCENT)
     axis.legend(frameon=False, loc="upper left")
     return figure
@@ -113,9 +116,8 @@ def learning_curves(metrics: dict[str, pd.DataFrame]) -> Figure:
         axis.yaxis.set_major_formatter(PERCENT)
     axes[1].set_ylim(0, None)
     axes[2].yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10], min_n_ticks=2))
-    figure.legend(
-        *axes[2].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(metrics)), frameon=False
-    )
+    below = {"loc": "outside lower center", "ncols": min(4, len(metrics)), "frameon": False}
+    figure.legend(*axes[2].get_legend_handles_labels(), **below, handlelength=3.5)  # long enough for dashes beside a marker
     return figure
 
 
@@ -145,7 +147,7 @@ def differences(tables: dict[str, pd.DataFrame], reference: str) -> Figure:
                 side = np.sign(middle)
                 words = f"{middle:+.0f} ({low:+.0f} to {high:+.0f})".replace("-", "−")
                 axis.plot(side * WIDEST, place, "<" if side < 0 else ">", color=colour, markersize=7)
-                axis.text(side * (WIDEST - 0.8), place, words, va="center", ha="left" if side < 0 else "right", fontsize=9)
+                axis.text(side * (WIDEST - 0.8), place, words, va="center", ha="left" if side < 0 else "right", fontsize=8)
                 continue
             axis.plot([low, high], [place] * 2, color=colour, linewidth=2)
             axis.plot(middle, place, "o", color=colour, markersize=6)
@@ -312,7 +314,7 @@ def _name_ends(axis, ends):
     for place in reversed(range(len(at))):
         at[place] = min(at[place], 1 - 0.075 * (len(at) - 1 - place))
     for (y, name, colour), text in zip(ends, at, strict=True):
-        leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 0}
+        leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
         where = {"xy": (1, y), "xytext": (1.05, text), "xycoords": "axes fraction"}
         axis.annotate(name, **where, color=colour, va="center", fontsize=10, arrowprops=leader, annotation_clip=False)
 
