@@ -25,7 +25,6 @@ from torch import nn
 from tqdm import tqdm
 
 from . import __version__
-from .backbones import source_of, weights_checksum, weights_file
 from .checkpoints import NAMES, delete_checkpoints, load_checkpoint, save_checkpoint, terminating
 from .cnn import CNNS, classifier_parameters, efficientnet_lite0, resnet18, timm_model
 from .config import Experiment
@@ -37,7 +36,7 @@ from .files import set_aside, write_whole
 from .processes import failures_named, join
 from .runs import Run, find_run
 from .vit import PRESETS, VisionTransformer
-from .weights import load_pretrained
+from .weights import load_pretrained, source_of, weights_checksum, weights_file
 
 MODELS = (*CNNS, *PRESETS)
 MARGIN = 0.4  # TransFG, section 4.1: negatives closer than this cosine are pushed apart

@@ -14,7 +14,7 @@ import fgvc_lib
 LIBRARY = Path(fgvc_lib.__file__).parent
 # From the ground up: a module imports from its own level or from those before it.
 LEVELS = (
-    ("errors",), ("files", "config", "device"), ("part_selection", "vit", "cnn", "weights", "backbones", "saliency"),
+    ("errors",), ("files", "config", "device"), ("part_selection", "vit", "cnn", "weights", "saliency"),
     ("synthbirds",), ("datasets",), ("runs", "checkpoints", "processes", "evaluation"), ("training",), ("experiments",),
     ("app",), ("report",), ("cli",), ("__main__",),
 )  # fmt: skip
