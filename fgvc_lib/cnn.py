@@ -4,10 +4,10 @@ import torch
 import torchvision
 from torch import nn
 
-from .backbones import timm_cfg, timm_models, timm_name, weights_file
 from .config import Experiment
 from .errors import ConfigError, WeightsError
 from .weights.files import read_weights
+from .weights.sources import timm_cfg, timm_model_name, timm_models, weights_file
 
 CNNS = ("resnet18", "efficientnet_lite0")
 CLASSIFIERS = ("head", "fc", "_fc")  # the last layer's name in our ViT, torchvision's ResNet and EfficientNet-Lite
@@ -46,7 +46,7 @@ def timm_model(experiment: Experiment, num_classes: int) -> nn.Module:
     With weights "imagenet" all but its classifier is timm's pre-trained model, fitted to the image size by timm's own code.
     Raises ConfigError for a model that cannot be built for that size, and WeightsError for a file that is not that model's.
     """
-    name, options = timm_name(experiment), {"num_classes": num_classes}
+    name, options = timm_model_name(experiment), {"num_classes": num_classes}
     if timm_cfg(name).fixed_input_size:
         options["img_size"] = experiment.image_size
     try:

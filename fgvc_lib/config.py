@@ -55,7 +55,7 @@ class Experiment:
     rank: int = 1  # of fusion "lowrank"
     head: Literal["cls", "flatten"] = "cls"  # classify the class token, or class and part tokens side by side
     dropout: float = 0.0
-    weights: str = ""  # see backbones.KNOWN; "": random initialisation
+    weights: str = ""  # see weights.sources.KNOWN; "": random initialisation
     init_last_block: bool = False  # True: leave the last layer random, as TransFG's code does
 
     image_size: int = 112  # pixels the model sees

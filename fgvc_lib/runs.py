@@ -10,10 +10,10 @@ import pandas as pd
 import safetensors.torch
 import torch
 
-from .backbones import source_of, weights_checksum
 from .config import Experiment, runs_folder
 from .datasets import open_splits
 from .errors import DataError, StorageError
+from .weights import source_of, weights_checksum
 
 
 def _with(keys, content):

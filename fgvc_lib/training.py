@@ -6,13 +6,8 @@ import hashlib
 import io
 import json
 import math
-import os
-import platform
 import signal
-import sys
 import time
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +15,23 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout
 from torch import nn
 from tqdm import tqdm
 
-from . import __version__
-from .backbones import source_of, weights_checksum, weights_file
-from .checkpoints import NAMES, delete_checkpoints, load_checkpoint, save_checkpoint, terminating
 from .cnn import CNNS, classifier_parameters, efficientnet_lite0, resnet18, timm_model
 from .config import Experiment
 from .datasets import Draws, eval_loader, found, open_splits, seed_of, train_loader, workers_watched
-from .device import best_device
 from .errors import ConfigError, DataError, StorageError, TrainingError, nearest
 from .evaluation import accuracy, evaluate
 from .files import set_aside, write_whole
-from .processes import failures_named, join
+from .machine.checkpoints import delete_checkpoints, resume, save_checkpoint, terminating
+from .machine.device import environment, seed_device
+from .machine.folder import locked
+from .machine.options import apply_options, say_once
+from .machine.processes import failures_named, join
 from .runs import Run, find_run
 from .vit import PRESETS, VisionTransformer
-from .weights import load_pretrained
+from .weights import load_pretrained, source_of, weights_checksum, weights_file
 
 MODELS = (*CNNS, *PRESETS)
 MARGIN = 0.4  # TransFG, section 4.1: negatives closer than this cosine are pushed apart
@@ -122,39 +116,24 @@ def _writing(run):
     if run.finished and not run.damaged():
         yield False
         return
-    # The lock stays when it is released: another process may be waiting for this very file.
-    lock = FileLock(run.folder.with_name(f".{run.folder.name}.lock"))
-    try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise StorageError(f"another process is writing the run {run.folder}: wait for it, or stop it") from None
-    except OSError as error:
-        raise StorageError(f"cannot write {run.folder} ({error.strerror or error}): choose a writable folder") from error
-    try:
+    with locked(run.folder):
         bad = run.damaged()
         if said := [set_aside(run.folder / name, reason) for name, reason in bad.items()]:
             print(f"In {run.folder}, {', '.join(said)}: it is made again.", flush=True)
-        for rest in run.folder.glob(".*.tmp"):  # of a process that was killed while it wrote
-            with contextlib.suppress(OSError):
-                rest.unlink()
         yield bool(bad) or not run.finished  # finished by another process, just now
-    finally:
-        with contextlib.suppress(OSError):
-            run.folder.rmdir()  # only one that is still empty, since the experiment was refused
-        lock.release()
 
 
 def _fit(experiment, run, train, test, accelerator, progress):
     torch.manual_seed(experiment.seed)
     with accelerator.main_process_first():
         model = build_model(experiment, len(train.classes))
-        _say(found(train, test))
+        say_once(found(train, test))
         train.check()
         test.check()
-        _check_options(experiment, model, experiment.accumulate * accelerator.num_processes)
+        _remark(experiment, model)
+        apply_options(experiment, model, experiment.accumulate * accelerator.num_processes)
         if len(train) < experiment.batch_size:
-            _say(f"A batch of {experiment.batch_size} holds some of the {len(train)} training images more than once.")
+            say_once(f"A batch of {experiment.batch_size} holds some of the {len(train)} training images more than once.")
         tests = accelerator.prepare_data_loader(eval_loader(test, experiment))
     described = json.dumps(dataclasses.asdict(experiment), indent=1).encode()
     if accelerator.is_main_process:
@@ -179,11 +158,32 @@ def _fit(experiment, run, train, test, accelerator, progress):
         "data": train.fingerprint, "weights": weights_checksum(experiment),
         "run": run.folder.name, "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
         "parameters": sum(p.numel() for p in model.parameters()), "processes": accelerator.num_processes,
-        "seconds": state["seconds"], "step_ms": 1e3 * float(np.median(state["step_seconds"])), **_environment(model),
+        "seconds": state["seconds"], "step_ms": 1e3 * float(np.median(state["step_seconds"])),
+        **environment(accelerator.device),
     }  # fmt: skip
     for name, content in (files | {"environment.json": json.dumps(record, indent=1)}).items():
         write_whole(run.folder / name, content)
     delete_checkpoints(run.folder)
+
+
+def _remark(experiment, model):
+    """Say what is taken for granted of weights, and which pixels a ViT does not see."""
+    weights = experiment.weights
+    if (
+        experiment.model in PRESETS
+        and weights not in ("", "dinov2")
+        and not (weights.startswith("timm:") or weights.endswith(".npz"))
+    ):
+        say_once(
+            f"{weights} is taken to want its pixels as Google's ViTs do, with a mean and std of 0.5; those of DeiT, MAE, "
+            "torchvision and DINOv2 want ImageNet's: they are timm:NAME by name."
+        )
+    if isinstance(model, VisionTransformer) and (unseen := model.cfg.unseen):
+        whole = experiment.image_size - unseen
+        say_once(
+            f"The last {unseen} pixels at the right and lower edge lie in no patch: an image_size of {whole} or "
+            f"{whole + experiment.stride} has none left over."
+        )
 
 
 def _train(experiment, model, accelerator, train, tests, folder, progress, terminated):
@@ -198,16 +198,7 @@ def _train(experiment, model, accelerator, train, tests, folder, progress, termi
     # recent: (loss, correct) of each step since the last log line, on the device, since reading them waits for it
     state = {"step": 0, "seconds": 0.0, "step_seconds": [], "history": [], "recent": []}
     with accelerator.main_process_first():  # it sets damaged checkpoints aside
-        if saved := load_checkpoint(folder):
-            try:
-                for name, part in parts.items():
-                    part.load_state_dict(saved[name])
-                state |= saved["state"]
-                state["recent"] = [tuple(value.to(accelerator.device) for value in pair) for pair in state["recent"]]
-            except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-                raise TrainingError(
-                    f"{folder} holds a checkpoint of another training: remove {' and '.join(NAMES)}"
-                ) from error
+        resume(folder, parts, state, accelerator.device)
         loader = train_loader(train, experiment, Draws(len(train), experiment, state["step"]))
     prepared, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     if experiment.compile:
@@ -220,7 +211,7 @@ def _train(experiment, model, accelerator, train, tests, folder, progress, termi
     for images, labels in loader:
         # Dropout and random patches are as after a resume, and another draw in each share of the batch.
         share = len(shares) * accelerator.num_processes + accelerator.process_index
-        _seed(seed_of(experiment.seed, 1, state["step"], share), accelerator.device)
+        seed_device(seed_of(experiment.seed, 1, state["step"], share), accelerator.device)
         with accelerator.accumulate(prepared):  # gradients are averaged, and the optimiser moves, after the last share
             loss, correct = _step(prepared, images, labels, experiment)
             accelerator.backward(loss)
@@ -271,11 +262,21 @@ def _train(experiment, model, accelerator, train, tests, folder, progress, termi
     return state
 
 
-def _seed(seed, device):
-    """What `torch.manual_seed` does for a device; that keeps a record of each call, too, for GPUs that never come."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
+def _log_line(recent, step, experiment, accelerator):
+    """Means over the steps since the last line. Raises TrainingError, naming the step, for a loss that is not finite."""
+    columns = (torch.stack(column) for column in zip(*recent, strict=True))
+    losses, correct = (accelerator.reduce(column, "mean").tolist() for column in columns)
+    for offset, loss in enumerate(losses, 1 - len(losses)):
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} at step {step + offset} of {experiment.title}: lower lr or clip_norm; "
+                "the last good checkpoint is kept"
+            )
+    return {"step": step, "loss": float(np.mean(losses)), "accuracy": float(np.mean(correct))}
+
+
+def _lines(history):
+    return "".join(json.dumps(line) + "\n" for line in history).encode()
 
 
 def build_optimizer(model: nn.Module, experiment: Experiment) -> torch.optim.Optimizer:
@@ -289,8 +290,12 @@ def build_optimizer(model: nn.Module, experiment: Experiment) -> torch.optim.Opt
     return torch.optim.SGD(groups, momentum=experiment.momentum, **options)
 
 
-def _lines(history):
-    return "".join(json.dumps(line) + "\n" for line in history).encode()
+def learning_rate_factor(step: int, experiment: Experiment) -> float:
+    """Share of the peak learning rate after `step` steps: linear warm-up, then half a cosine to 0."""
+    if step < experiment.warmup_steps:
+        return (step + 1) / (experiment.warmup_steps + 1)
+    done = (step - experiment.warmup_steps) / max(1, experiment.steps - experiment.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * done))
 
 
 def _step(model, images, labels, experiment):
@@ -322,97 +327,3 @@ def contrastive_loss(tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
     cosine = tokens @ tokens.T
     same = labels[:, None] == labels[None, :]
     return torch.where(same, 1 - cosine, F.relu(cosine - MARGIN)).mean()
-
-
-def _log_line(recent, step, experiment, accelerator):
-    """Means over the steps since the last line. Raises TrainingError, naming the step, for a loss that is not finite."""
-    columns = (torch.stack(column) for column in zip(*recent, strict=True))
-    losses, correct = (accelerator.reduce(column, "mean").tolist() for column in columns)
-    for offset, loss in enumerate(losses, 1 - len(losses)):
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} at step {step + offset} of {experiment.title}: lower lr or clip_norm; "
-                "the last good checkpoint is kept"
-            )
-    return {"step": step, "loss": float(np.mean(losses)), "accuracy": float(np.mean(correct))}
-
-
-def learning_rate_factor(step: int, experiment: Experiment) -> float:
-    """Share of the peak learning rate after `step` steps: linear warm-up, then half a cosine to 0."""
-    if step < experiment.warmup_steps:
-        return (step + 1) / (experiment.warmup_steps + 1)
-    done = (step - experiment.warmup_steps) / max(1, experiment.steps - experiment.warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _check_options(experiment, model, shares=1):
-    """Apply the options that a model may not have, and say what they lead to that they do not show.
-
-    shares: the parts that a batch comes in. Raises ConfigError for what the model or the machine lacks.
-    """
-    if experiment.checkpointing:
-        try:
-            model.set_grad_checkpointing()
-        except (AttributeError, AssertionError) as error:  # there is none, or it is one of timm's that refuse
-            raise ConfigError(f"{experiment.model} cannot do without its activations: set checkpointing to False") from error
-    if experiment.compile:
-        try:
-            torch.compile(torch.neg)(torch.zeros(1, device=best_device()))
-        except Exception as error:  # of every kind: compilers are missing in many ways
-            reason = " ".join(str(error).split())[:200]
-            raise ConfigError(
-                f"nothing can be compiled here ({reason}): install a C++ compiler, or set compile to False"
-            ) from error
-    normalises = model and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
-    if normalises and shares > 1:
-        _say(
-            f"Batch normalisation sees {experiment.batch_size // shares} images at a time, not the {experiment.batch_size} "
-            "of a batch, and learns otherwise than from whole batches."
-        )
-    if normalises and experiment.checkpointing:
-        _say("With checkpointing, batch normalisation counts each batch twice in its running mean and variance.")
-    weights = experiment.weights
-    if (
-        experiment.model in PRESETS
-        and weights not in ("", "dinov2")
-        and not (weights.startswith("timm:") or weights.endswith(".npz"))
-    ):
-        _say(
-            f"{weights} is taken to want its pixels as Google's ViTs do, with a mean and std of 0.5; those of DeiT, MAE, "
-            "torchvision and DINOv2 want ImageNet's: they are timm:NAME by name."
-        )
-    if isinstance(model, VisionTransformer) and (unseen := model.cfg.unseen):
-        whole = experiment.image_size - unseen
-        _say(
-            f"The last {unseen} pixels at the right and lower edge lie in no patch: an image_size of {whole} or "
-            f"{whole + experiment.stride} has none left over."
-        )
-    if experiment.precision == "no":
-        return
-    if torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        if not native and not torch.cuda.is_bf16_supported():
-            raise ConfigError(f"{torch.cuda.get_device_name()} cannot compute in bf16: set precision to no")
-    else:
-        asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # private: another version may not have it
-        native = platform.machine().lower() not in ("x86_64", "amd64") or asked is None or asked()
-    if not native:
-        # A ViT-S/14 on oneDNN held to AVX-512 without bf16 took 4.5 times as long as in float32, and held to AVX2 30 times.
-        _say("This processor emulates bf16, which is several times slower than float32: set precision to no.")
-
-
-@cache
-def _say(line):
-    """Print a line once to stderr, whatever number of runs it holds for."""
-    print(line, file=sys.stderr)
-
-
-def _environment(model):
-    device = next(model.parameters()).device
-    versions = {"fgvc_lib": __version__} | {name: version(name) for name in ("torch", "torchvision", "accelerate", "numpy")}
-    processor = platform.processor() or platform.machine()
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
-        "device_type": device.type, "threads": torch.get_num_threads(), "cores": os.cpu_count(),
-        "python": platform.python_version(), "versions": versions, "finished": time.strftime("%Y-%m-%d %H:%M"),
-    }  # fmt: skip

@@ -14,9 +14,9 @@ import fgvc_lib
 LIBRARY = Path(fgvc_lib.__file__).parent
 # From the ground up: a module imports from its own level or from those before it.
 LEVELS = (
-    ("errors",), ("files", "config", "device"), ("part_selection", "vit", "cnn", "weights", "backbones", "saliency"),
-    ("synthbirds",), ("datasets",), ("runs", "checkpoints", "processes", "evaluation"), ("training",), ("experiments",),
-    ("app",), ("report",), ("cli",), ("__main__",),
+    ("errors",), ("files", "config"), ("machine",), ("part_selection", "vit", "cnn", "weights", "saliency"),
+    ("synthbirds",), ("datasets",), ("runs", "evaluation"), ("training",), ("experiments",), ("app",), ("report",),
+    ("cli",), ("__main__",),
 )  # fmt: skip
 LEVEL = {room: place for place, rooms in enumerate(LEVELS) for room in rooms}
 MODULES = {path.relative_to(LIBRARY): path for path in sorted(LIBRARY.rglob("*.py"))}

@@ -6,8 +6,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fgvc_lib.cnn import resnet18
 from fgvc_lib.datasets import eval_loader, normalisation, open_splits
-from fgvc_lib.device import best_device
 from fgvc_lib.experiments import bench
+from fgvc_lib.machine.device import best_device
 from fgvc_lib.part_selection import FUSIONS, RANDOM
 from fgvc_lib.saliency import fgsm, input_gradient
 from fgvc_lib.training import contrastive_loss

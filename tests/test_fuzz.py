@@ -30,8 +30,6 @@ from PIL import Image, features
 
 from fgvc_lib import config
 from fgvc_lib.app.explain import find_photos
-from fgvc_lib.backbones import source_of, weights_checksum
-from fgvc_lib.checkpoints import NAMES, load_checkpoint, save_checkpoint
 from fgvc_lib.config import Experiment
 from fgvc_lib.datasets import CUB200, build_dataset, read_photograph
 from fgvc_lib.datasets.cache import cached
@@ -41,10 +39,11 @@ from fgvc_lib.datasets.photographs import MOST_PIXELS, is_photograph
 from fgvc_lib.errors import ConfigError, DataError, FGVCError, WeightsError
 from fgvc_lib.experiments.ablation import SCHEMA, made, read_records, write_records
 from fgvc_lib.experiments.summaries import summary
+from fgvc_lib.machine.checkpoints import NAMES, load_checkpoint, save_checkpoint
 from fgvc_lib.runs import FILES, Run
 from fgvc_lib.training import build_model, fit, load_model
 from fgvc_lib.vit import VisionTransformer, ViTConfig
-from fgvc_lib.weights import load_pretrained
+from fgvc_lib.weights import load_pretrained, source_of, weights_checksum
 from fgvc_lib.weights.layouts import to_google
 
 SECONDS = 20  # that a case may take

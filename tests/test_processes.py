@@ -12,13 +12,15 @@ import pytest
 import torch
 from conftest import write_cub
 
-from fgvc_lib import processes, training
+from fgvc_lib import training
 from fgvc_lib.config import Experiment
 from fgvc_lib.datasets.build import open_splits
 from fgvc_lib.datasets.draws import seed_of
 from fgvc_lib.datasets.views import eval_loader
 from fgvc_lib.errors import ConfigError, TrainingError
 from fgvc_lib.evaluation import evaluate
+from fgvc_lib.machine.options import say_once
+from fgvc_lib.machine.processes import failures_named
 from fgvc_lib.runs import FILES, find_run
 from fgvc_lib.training import fit, load_model
 from fgvc_lib.vit import VisionTransformer
@@ -205,14 +207,14 @@ def test_one_process_where_several_were_asked_for_is_refused(tiny, monkeypatch):
 
 
 def test_batch_normalisation_is_said_to_see_parts(tiny, capsys):
-    training._say.cache_clear()
+    say_once.cache_clear()
     for parts in (1, 2):
         fit(tiny.replace(model="resnet18", fusion=None, accumulate=parts, seed=parts), progress=False)
     assert capsys.readouterr().err.count("Batch normalisation sees 2 images at a time, not the 4 of a batch") == 1
 
 
 def test_fewer_images_than_a_batch_are_said(tiny, capsys):
-    training._say.cache_clear()
+    say_once.cache_clear()
     assert fit(tiny.replace(batch_size=16), progress=False).finished
     assert "A batch of 16 holds some of the 9 training images more than once." in capsys.readouterr().err
 
@@ -233,7 +235,7 @@ def test_too_little_memory_is_answered_with_what_to_try(tiny, monkeypatch, embed
 
 def test_other_failures_keep_their_words(tiny):
     for reason in ("a bug", "DataLoader worker: cannot allocate memory"):
-        with pytest.raises(RuntimeError, match=reason), processes.failures_named(tiny):
+        with pytest.raises(RuntimeError, match=reason), failures_named(tiny):
             raise RuntimeError(reason)
-    with pytest.raises(TrainingError, match="another process .* has ended"), processes.failures_named(tiny):
+    with pytest.raises(TrainingError, match="another process .* has ended"), failures_named(tiny):
         raise RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer")

@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from fgvc_lib import training
 from fgvc_lib.config import Experiment
-from fgvc_lib.errors import DataError, StorageError
+from fgvc_lib.errors import DataError, StorageError, TrainingError
+from fgvc_lib.machine.checkpoints import resume, save_checkpoint
 from fgvc_lib.runs import FILES, find_run
 from fgvc_lib.training import fit, load_model
 
@@ -185,6 +186,20 @@ def test_where_both_checkpoints_are_damaged_training_starts_anew(longer, killed,
         damage(folder / name, "zeroes", b"")
     same(fit(longer, progress=False, runs=tmp_path / "runs"), whole)
     assert "and is set aside as checkpoint-before.pt.bad; training goes on from step 0." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model": {"weight": torch.zeros(3, 2)}}, {"state": {"step": 3}}, {"state": {"step": 3, "recent": [2]}}]
+)
+def test_a_checkpoint_of_another_training_is_refused(tmp_path, changes):
+    model, state = torch.nn.Linear(2, 2, bias=False), {"step": 0}
+    fits = {"model": {"weight": torch.ones(2, 2)}, "state": {"step": 3, "recent": [(torch.ones(()), torch.ones(()))]}}
+    save_checkpoint(tmp_path, fits)
+    resume(tmp_path, {"model": model}, state, torch.device("cpu"))
+    assert state == fits["state"] and torch.equal(model.weight, fits["model"]["weight"])
+    save_checkpoint(tmp_path, fits | changes)
+    with pytest.raises(TrainingError, match=r"another training: remove checkpoint\.pt and checkpoint-before\.pt$"):
+        resume(tmp_path, {"model": model}, {"step": 0}, torch.device("cpu"))
 
 
 def test_a_checkpoint_lost_between_two_renamings_resumes_from_the_one_before(longer, killed, whole, tmp_path):

@@ -8,13 +8,13 @@ import timm
 import torch
 from conftest import project_at
 
-from fgvc_lib.backbones import HALF, IMAGENET, source_of, weights_file
 from fgvc_lib.cnn import classifier_parameters
 from fgvc_lib.config import Experiment
 from fgvc_lib.datasets import normalisation
 from fgvc_lib.errors import ConfigError, WeightsError
 from fgvc_lib.saliency import attribute, input_gradient
 from fgvc_lib.training import build_model, build_optimizer, fit, load_model
+from fgvc_lib.weights.sources import HALF, IMAGENET, source_of, weights_file
 
 SMALL = Experiment(model="timm:test_resnet", image_size=64, resize_size=72)
 SWIN = "timm:swin_tiny_patch4_window7_224"

@@ -22,6 +22,7 @@ from fgvc_lib.datasets.cub import CUB200
 from fgvc_lib.datasets.views import eval_loader
 from fgvc_lib.errors import ConfigError, DataError, StorageError, TrainingError
 from fgvc_lib.experiments.variants import report_variants
+from fgvc_lib.machine import options
 from fgvc_lib.runs import FILES
 from fgvc_lib.training import build_model, contrastive_loss, evaluate, fit, learning_rate_factor, load_model
 
@@ -123,7 +124,7 @@ def test_training_in_bf16_is_tested_in_float32(tiny, changes, monkeypatch):
 
 
 def test_pixels_that_lie_in_no_patch_are_said_once(tiny, capsys):
-    training._say.cache_clear()
+    options.say_once.cache_clear()
     for seed in (0, 1):
         fit(tiny.replace(image_size=34, seed=seed), progress=False)
     line = "The last 6 pixels at the right and lower edge lie in no patch: an image_size of 28 or 40 has none left over."
@@ -136,15 +137,15 @@ def test_pixels_that_lie_in_no_patch_are_said_once(tiny, capsys):
 @pytest.mark.parametrize(("machine", "native", "said"), [("x86_64", False, 1), ("x86_64", True, 0), ("arm64", False, 0)])
 def test_a_processor_that_emulates_bf16_is_said_once(tiny, monkeypatch, capsys, machine, native, said):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(training.platform, "machine", lambda: machine)
+    monkeypatch.setattr(options.platform, "machine", lambda: machine)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
-    training._say.cache_clear()
+    options.say_once.cache_clear()
     for precision in ("no", "bf16", "bf16"):
-        training._check_options(tiny.replace(precision=precision), None)
+        options.apply_options(tiny.replace(precision=precision), torch.nn.Identity())
     assert capsys.readouterr().err.count("emulates bf16") == said
     monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")  # a version of torch that does not tell
-    training._say.cache_clear()
-    training._check_options(tiny.replace(precision="bf16"), None)
+    options.say_once.cache_clear()
+    options.apply_options(tiny.replace(precision="bf16"), torch.nn.Identity())
     assert capsys.readouterr().err == ""
 
 
@@ -153,8 +154,8 @@ def test_a_gpu_without_bf16_is_refused_before_anything_is_written(tiny, runs, mo
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "an old GPU")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: supported[including_emulation])
-    training._say.cache_clear()
-    training._check_options(tiny.replace(precision="bf16"), None)
+    options.say_once.cache_clear()
+    options.apply_options(tiny.replace(precision="bf16"), torch.nn.Identity())
     assert capsys.readouterr().err.count("emulates bf16") == 1
     supported[True] = False
     with pytest.raises(ConfigError, match="an old GPU cannot compute in bf16: set precision to no"):
@@ -332,7 +333,7 @@ def test_numbers_out_of_their_range_are_refused_at_once(name, value):
 
 def test_the_pixels_that_a_file_of_weights_is_taken_to_want_are_said(tiny, tmp_path, capfd):
     torch.save(build_model(tiny, 2).state_dict(), path := tmp_path / "vit.pth")
-    training._say.cache_clear()
+    options.say_once.cache_clear()
     fit(tiny.replace(weights=str(path)), progress=False)
     said = capfd.readouterr()
     assert f"{path} is taken to want its pixels as Google's ViTs do" in said.out + said.err
@@ -420,7 +421,7 @@ def test_a_batch_of_one_is_too_small_for_batch_normalisation(tiny):
 def test_checkpointing_changes_no_number(tiny, tmp_path, capsys):
     one = fit(tiny.replace(dropout=0.2), progress=False)
     same(one, fit(tiny.replace(dropout=0.2, checkpointing=True), progress=False, runs=tmp_path / "again"))
-    training._say.cache_clear()
+    options.say_once.cache_clear()
     for model in ("test_vit", "test_resnet"):
         changes = {"model": f"timm:{model}", "fusion": None, "image_size": 64, "resize_size": 72, "steps": 2}
         plain, spared = (

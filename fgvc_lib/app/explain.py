@@ -14,10 +14,10 @@ from tqdm import tqdm
 from ..config import active_experiment, given_path, runs_folder
 from ..datasets import class_title, normalisation, read_photograph, view
 from ..datasets.listing import described, list_folder, printable
-from ..device import best_device
 from ..errors import ConfigError, DataError
 from ..experiments.variants import report_variants
 from ..files import write_whole
+from ..machine.device import best_device
 from ..part_selection import select
 from ..runs import Run, find_run
 from ..training import load_model

@@ -10,9 +10,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
-from ..backbones import source_of
 from ..config import Experiment, project_path
 from ..errors import DataError, FGVCError
+from ..weights import source_of
 from .cache import cached
 from .fingerprint import checksum, file_states
 from .image_set import ImageSet

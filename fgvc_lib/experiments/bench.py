@@ -20,8 +20,8 @@ from tqdm import tqdm, trange
 
 from ..config import PROFILES, Experiment
 from ..datasets import eval_loader, open_splits
-from ..device import best_device
 from ..errors import ConfigError
+from ..machine.device import best_device
 from ..part_selection import FUSIONS, fuse_dense
 from ..vit import PRESETS, VisionTransformer
 

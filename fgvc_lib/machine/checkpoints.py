@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from .errors import StorageError
-from .files import set_aside, whole_file
+from ..errors import StorageError, TrainingError
+from ..files import set_aside, whole_file
 
 NAMES = ("checkpoint.pt", "checkpoint-before.pt")  # the last one, and the one before it
 
@@ -49,6 +49,23 @@ def load_checkpoint(folder: Path) -> dict | None:
         step = content["state"]["step"] if content else 0
         print(f"In {folder}, {', and '.join(bad)}; training goes on from step {step}.", flush=True)
     return content
+
+
+def resume(folder: Path, parts: dict, state: dict, device: torch.device) -> None:
+    """Bring a training to where a run's last checkpoint was written, if there is one, in place.
+
+    parts: by name, what has a state dict. state: of the training loop; its `recent` tensors go to the device.
+    Raises TrainingError for the checkpoint of another training.
+    """
+    if not (saved := load_checkpoint(folder)):
+        return
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        state |= saved["state"]
+        state["recent"] = [tuple(value.to(device) for value in pair) for pair in state["recent"]]
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise TrainingError(f"{folder} holds a checkpoint of another training: remove {' and '.join(NAMES)}") from error
 
 
 def delete_checkpoints(folder: Path) -> None:
