@@ -119,9 +119,10 @@ def explain(photos: tuple[str, ...], run: str | None = None, out: Path = Path("e
     """
     from .app import explain_photographs, find_photos, named_run
 
-    chosen, out = named_run(run), Path(os.path.expanduser(out))
+    out = Path(os.path.expanduser(out))
+    found, chosen = find_photos(photos, out), named_run(run)  # the photographs first: looking for a run may draw the birds
     print(f"Run {chosen.folder.name}: {chosen.experiment.title}")
-    table = explain_photographs(find_photos(photos, out), chosen, out)
+    table = explain_photographs(found, chosen, out)
     if json:
         write_whole(out / "predictions.json", table.to_json(orient="records", indent=1))
     shown = table[["photo", "prediction", "confidence", "remarks", "problem"]].head(20)
