@@ -1,6 +1,7 @@
 """`python -m fgvc_lib COMMAND …`: what the library does, from the command line."""
 
 import os
+import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -125,9 +126,8 @@ def explain(photos: tuple[str, ...], run: str | None = None, out: Path = Path("e
     table = explain_photographs(found, chosen, out)
     if json:
         write_whole(out / "predictions.json", table.to_json(orient="records", indent=1))
-    shown = table[["photo", "prediction", "confidence", "remarks", "problem"]].head(20)
-    text = shown.to_string(index=False, formatters={"confidence": lambda value: "" if value != value else f"{value:.0%}"})
     failed = int((table["problem"] != "").sum())
+    text = "\n".join(map(_line, table.head(20).itertuples()))
     text += f"\n{len(table) - failed} of {len(table)} photographs explained; pictures and predictions.csv are in {out}"
     if failed:
         print(text)
@@ -135,6 +135,15 @@ def explain(photos: tuple[str, ...], run: str | None = None, out: Path = Path("e
             f"{failed} of {len(table)} photographs could not be read, see `problem` in {out / 'predictions.csv'}"
         )
     return text
+
+
+def _line(row):
+    """A photograph's row of `explain_photographs` in a line; a long name loses its middle, so that the terminal holds it."""
+    if row.problem:
+        return row.problem
+    name, said = row.photo, f": {row.prediction}, {row.confidence:.0%}" + f"; {row.remarks}" * bool(row.remarks)
+    room = max(20, shutil.get_terminal_size().columns - len(said))
+    return (name if len(name) <= room else f"{name[: room // 2]}…{name[-((room - 1) // 2) :]}") + said
 
 
 def curve(runs: tuple[str, ...], out: Path | None = None) -> str:

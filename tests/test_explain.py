@@ -165,7 +165,20 @@ def test_the_command(tiny, tmp_path, monkeypatch, capsys):
     photo.write_bytes(b"junk")
     with pytest.raises(SystemExit, match="2"):
         cli.main()
-    assert "1 of 1 photographs could not be read" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "1 of 1 photographs could not be read" in said.err and f"{photo} is not an image that can be read" in said.out
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_a_line_for_each_photograph_fits_into_the_terminal(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    table = pd.DataFrame({"photo": [f"a{'b' * 300}c.jpg"] * 3 + ["d.jpg"], "prediction": "Eider", "confidence": 0.874})
+    table["remarks"] = ["", "transparent: laid on white", "", ""]
+    table["problem"] = ["", "", f"{table['photo'][0]} is not an image", ""]
+    *long, broken, short = map(cli._line, table.itertuples())
+    for line, end in zip(long, ("c.jpg: Eider, 87%", "c.jpg: Eider, 87%; transparent: laid on white"), strict=True):
+        assert len(line) == columns and line.startswith("ab") and line.endswith(end)
+    assert broken == table["problem"][2] and short == "d.jpg: Eider, 87%"
 
 
 def test_a_run_by_its_name(tiny, tmp_path, monkeypatch):
