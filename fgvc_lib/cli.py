@@ -34,6 +34,16 @@ COMMANDS = {
     "data check": ("datasets.check.check_dataset", "count a data set's classes and images, and read every image"),
 }
 
+# What to say for an option that a command does not have.
+SET_BEFORE = {
+    "--data": "DATA=folder before the command",
+    "--dataset": "DATASET=name before the command",
+    "--profile": "PROFILE=name before the command",
+    "--skip-broken": "SKIP_BROKEN=1 before the command",
+}
+INSTEAD = dict.fromkeys(("report", "explain", "ablate", "rerun", "curve", "bench"), SET_BEFORE)
+INSTEAD["train"] = {"--learning-rate": "--lr"}
+
 
 def train(experiment: Experiment) -> str:
     """Train and test one model; its options start from the profile that PROFILE names."""
@@ -222,6 +232,9 @@ def _as_meant(chosen, base):
 
 def _call(function, name, arguments):
     """The function's result, its arguments read from the command line: required ones by place, settings without prefix."""
+    instead = INSTEAD.get(name, {})
+    if unknown := [option for one in arguments if (option := one.partition("=")[0].replace("_", "-")) in instead]:
+        raise ConfigError(f"{name} has no option {unknown[0]}: say {instead[unknown[0]]}")
     prog, config = f"python -m fgvc_lib {name}", (tyro.conf.PositionalRequiredArgs, tyro.conf.OmitArgPrefixes)
     if function is train:
         base = active_experiment()
