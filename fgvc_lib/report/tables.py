@@ -43,7 +43,8 @@ def readable(table: pd.DataFrame, kind: str = "runs", lang: str = "en") -> pd.Da
 
     kind: "runs" (`results_table`), "claims" or parts of it, "verdicts" and "measured" (`claims.claims`), "summary",
     "controls", "selections", "gradients" or "pretraining" (the functions in `summaries`), "front" (`results.front_table`),
-    "areas" (`curve.areas`), "cost" (`bench.measure`), or "maps" (means of `localise`, one row per run or method).
+    "areas" (`curve.areas`), "cost" (`bench.measure`), "hits" (means of `selection_hits`, one row per rule), or "maps" (means
+    of `localise`, one row per run or method).
     """
     words, numbers, text = Words(lang), table.reset_index(names="key"), pd.DataFrame()
     for column, (style, *sources) in LAYOUTS[kind].items():
