@@ -82,7 +82,7 @@ def _cell(words, style, *values):
         return words.text["stop"].join(cells) or words.text["none"]
     if style == "bench":
         level, found = values
-        times = [words.write(style, one.measured[0]) for one in found.values()]
+        times = [words.write(one.asked.style, one) for finding in found.values() for one in finding.measured]
         return words.write("level", level) + "".join(times)
     if pd.isna(list(values)).any():
         return words.text["none"]
