@@ -149,7 +149,7 @@ def test_a_level_that_cannot_test_a_claim_says_why(found):
 
 
 def test_an_imagenet_cnn_under_70_percent_is_what_the_photographs_measure(found):
-    assert found["one"].loc["cnn_below_70", "verdict"] == "confirmed"  # 40 %
+    assert found["one"].loc["cnn_below_70", "verdict"] == "confirmed"  # 40%
     ((one,),) = (finding.measured for finding in found["one"].loc["cnn_below_70", "photographs"].values())
     assert one.asked.one == "efficientnet_lite0" and one.high < 0.7 == one.asked.bound
     assert found["one"].loc["vit_is_far_better", "verdict"] == "confirmed"

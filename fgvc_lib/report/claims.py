@@ -14,7 +14,7 @@ from ..experiments.statistics import holm, interval, p_value, paired, values_of
 from ..experiments.variants import FOUR, REFERENCE
 
 # Two words of the course report that need a number. "Very little": less than 2 points; in TransFG's paper 1.4 lie between
-# its model and the ViT that it starts from (91.7 and 90.3 %). "Far better": more than 10 points, half of the gap between the
+# its model and the ViT that it starts from (91.7 and 90.3%). "Far better": more than 10 points, half of the gap between the
 # course report's two models.
 LITTLE, FAR = 0.02, 0.10
 CNN = "efficientnet_lite0"  # the one that has seen ImageNet
@@ -76,7 +76,7 @@ BIRDS = ANYWHERE | {"cnn_below_70": "by_design", "vit_is_better": "small", "vit_
 
 @dataclass(frozen=True)
 class Measured:
-    """What a comparison found: a mean with its 95 % interval, and its p-value, corrected by Holm's method."""
+    """What a comparison found: a mean with its 95% interval, and its p-value, corrected by Holm's method."""
 
     asked: Comparison
     mean: float
@@ -139,7 +139,7 @@ def verdict(measured: list[Measured]) -> str:
     """The rule of every verdict: "confirmed" if all that the claim asserts is clear, "contradicted" if the opposite of
     something that it asserts is, else "cannot_tell".
 
-    A value is clearly on one side of its bound if its 95 % interval leaves the bound out and its p-value, corrected for
+    A value is clearly on one side of its bound if its 95% interval leaves the bound out and its p-value, corrected for
     all comparisons of that level by Holm's method, is below 0.05.
     """
     sides = {one.side for one in measured}

@@ -15,7 +15,7 @@ LAYOUTS = tomllib.loads(template("tables.toml"))
 def results_table(runs: dict[str, Run], reference: str | None = None) -> pd.DataFrame:
     """One row per run, under the keys of `runs`.
 
-    Columns: accuracy, low, high (Wilson, 95 %), images (tested); with a `reference`, the key of a run, also difference,
+    Columns: accuracy, low, high (Wilson, 95%), images (tested); with a `reference`, the key of a run, also difference,
     difference_low, difference_high (to that run, see `statistics.difference`; nan for itself); step_ms (median time of a
     training step), minutes (of training), parameters (millions). Raises DataError for runs that were not tested on the same
     images as the reference.
