@@ -1,6 +1,7 @@
 """`python -m fgvc_lib COMMAND …`: what the library does, from the command line."""
 
 import os
+import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -32,6 +33,16 @@ COMMANDS = {
     "data download": ("datasets.download.download_dataset", "fetch a data set by its name into data/"),
     "data check": ("datasets.check.check_dataset", "count a data set's classes and images, and read every image"),
 }
+
+# What to say for an option that a command does not have.
+SET_BEFORE = {
+    "--data": "DATA=folder before the command",
+    "--dataset": "DATASET=name before the command",
+    "--profile": "PROFILE=name before the command",
+    "--skip-broken": "SKIP_BROKEN=1 before the command",
+}
+INSTEAD = dict.fromkeys(("report", "explain", "ablate", "rerun", "curve", "bench"), SET_BEFORE)
+INSTEAD["train"] = {"--learning-rate": "--lr"}
 
 
 def train(experiment: Experiment) -> str:
@@ -119,14 +130,14 @@ def explain(photos: tuple[str, ...], run: str | None = None, out: Path = Path("e
     """
     from .app import explain_photographs, find_photos, named_run
 
-    chosen, out = named_run(run), Path(os.path.expanduser(out))
+    out = Path(os.path.expanduser(out))
+    found, chosen = find_photos(photos, out), named_run(run)  # the photographs first: looking for a run may draw the birds
     print(f"Run {chosen.folder.name}: {chosen.experiment.title}")
-    table = explain_photographs(find_photos(photos, out), chosen, out)
+    table = explain_photographs(found, chosen, out)
     if json:
         write_whole(out / "predictions.json", table.to_json(orient="records", indent=1))
-    shown = table[["photo", "prediction", "confidence", "remarks", "problem"]].head(20)
-    text = shown.to_string(index=False, formatters={"confidence": lambda value: "" if value != value else f"{value:.0%}"})
     failed = int((table["problem"] != "").sum())
+    text = "\n".join(map(_line, table.head(20).itertuples()))
     text += f"\n{len(table) - failed} of {len(table)} photographs explained; pictures and predictions.csv are in {out}"
     if failed:
         print(text)
@@ -134,6 +145,15 @@ def explain(photos: tuple[str, ...], run: str | None = None, out: Path = Path("e
             f"{failed} of {len(table)} photographs could not be read, see `problem` in {out / 'predictions.csv'}"
         )
     return text
+
+
+def _line(row):
+    """A photograph's row of `explain_photographs` in a line; a long name loses its middle, so that the terminal holds it."""
+    if row.problem:
+        return row.problem
+    name, said = row.photo, f": {row.prediction}, {row.confidence:.0%}" + f"; {row.remarks}" * bool(row.remarks)
+    room = max(20, shutil.get_terminal_size().columns - len(said))
+    return (name if len(name) <= room else f"{name[: room // 2]}…{name[-((room - 1) // 2) :]}") + said
 
 
 def curve(runs: tuple[str, ...], out: Path | None = None) -> str:
@@ -212,6 +232,9 @@ def _as_meant(chosen, base):
 
 def _call(function, name, arguments):
     """The function's result, its arguments read from the command line: required ones by place, settings without prefix."""
+    instead = INSTEAD.get(name, {})
+    if unknown := [option for one in arguments if (option := one.partition("=")[0].replace("_", "-")) in instead]:
+        raise ConfigError(f"{name} has no option {unknown[0]}: say {instead[unknown[0]]}")
     prog, config = f"python -m fgvc_lib {name}", (tyro.conf.PositionalRequiredArgs, tyro.conf.OmitArgPrefixes)
     if function is train:
         base = active_experiment()

@@ -181,8 +181,9 @@ def _remark(experiment, model):
     if isinstance(model, VisionTransformer) and (unseen := model.cfg.unseen):
         whole = experiment.image_size - unseen
         say_once(
-            f"The last {unseen} pixels at the right and lower edge lie in no patch: an image_size of {whole} or "
-            f"{whole + experiment.stride} has none left over."
+            f"The model does not see the last {unseen} of the {experiment.image_size} pixels at the right and at the lower "
+            f"edge: no further patch fits there. That does no harm; an image_size of {whole} or {whole + experiment.stride} "
+            "leaves none over."
         )
 
 

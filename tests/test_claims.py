@@ -53,7 +53,7 @@ def records(rates, classes=12, seed=0, boxes=False):
 
 
 def bench(low, high):
-    row = {"row": "mul", "train_ratio": (low + high) / 2, "train_low": low, "train_high": high}
+    row = {"row": "mul", "size": 224, "train_ratio": (low + high) / 2, "train_low": low, "train_high": high}
     return {"environment": {"device": "a clock"}, "rows": [{"row": "no PSM"}, row]}
 
 
@@ -149,7 +149,7 @@ def test_a_level_that_cannot_test_a_claim_says_why(found):
 
 
 def test_an_imagenet_cnn_under_70_percent_is_what_the_photographs_measure(found):
-    assert found["one"].loc["cnn_below_70", "verdict"] == "confirmed"  # 40 %
+    assert found["one"].loc["cnn_below_70", "verdict"] == "confirmed"  # 40%
     ((one,),) = (finding.measured for finding in found["one"].loc["cnn_below_70", "photographs"].values())
     assert one.asked.one == "efficientnet_lite0" and one.high < 0.7 == one.asked.bound
     assert found["one"].loc["vit_is_far_better", "verdict"] == "confirmed"
@@ -178,6 +178,20 @@ def test_time_is_decided_by_the_measurement_of_time_alone(found):
     assert found["one"].loc["selection_is_faster", ["verdict", "level"]].tolist() == ["confirmed", "bench"]
     for low, high, wanted in ((1.1, 1.2, "contradicted"), (0.9, 1.1, "cannot_tell")):
         assert claims(dataclasses.replace(NONE, bench=bench(low, high))).loc["selection_is_faster", "verdict"] == wanted
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_a_gpu_in_bf16_is_shown_beside_the_time_and_decides_nothing(lang):
+    gpu = cost() | {"environment": {"device": "a card", "torch": "2"}}
+    rows = [row | {"train_ratio": 1.23, "train_low": 1.11, "train_high": 1.31} for row in gpu["rows"]]
+    rows += [row | {"size": 448, "train_ratio": 0.77} for row in rows]
+    gpu = [gpu | {"rows": rows, "setting": gpu["setting"] | {"precision": precision}} for precision in ("bf16", "no")]
+    evidence = dataclasses.replace(NONE, gpu=gpu)
+    row = claims(evidence).loc["selection_is_faster"]
+    assert row["verdict"] == "confirmed"
+    assert [one.mean for one in row["bench"]["a clock",].measured] == pytest.approx([0.93, 1.23])
+    text = claims_text(evidence, lang)
+    assert text.count("1.23") == text.count("a card") == 1 and "1.23" not in claims_text(NONE, lang)
 
 
 def test_rows_that_are_not_recorded_leave_a_claim_untested():

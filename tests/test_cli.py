@@ -65,6 +65,9 @@ def test_train_prints_the_result(tiny, monkeypatch, capsys):
         (("train", "--dataset", "folders", "--data", ""), "dataset 'folders' says how to read a folder: name the folder"),
         (("train", "--data", "own"), "If it has a folder for each class, say DATASET=folders, or --dataset folders"),
         (("draw", "birds", "--sizes", "huge"), "'huge'"),
+        (("train", "--learning_rate=0.1"), "train has no option --learning-rate: say --lr"),
+        (("ablate", "--data", "own"), "ablate has no option --data: say DATA=folder before the command"),
+        (("explain", "a.jpg", "--dataset=folders"), "explain has no option --dataset: say DATASET=name before the command"),
     ],
 )
 def test_errors_are_one_line_and_exit_code_2(arguments, words, tiny, tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import project_at
 from PIL import Image
 
 from fgvc_lib import cli
@@ -164,7 +165,20 @@ def test_the_command(tiny, tmp_path, monkeypatch, capsys):
     photo.write_bytes(b"junk")
     with pytest.raises(SystemExit, match="2"):
         cli.main()
-    assert "1 of 1 photographs could not be read" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "1 of 1 photographs could not be read" in said.err and f"{photo} is not an image that can be read" in said.out
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_a_line_for_each_photograph_fits_into_the_terminal(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    table = pd.DataFrame({"photo": [f"a{'b' * 300}c.jpg"] * 3 + ["d.jpg"], "prediction": "Eider", "confidence": 0.874})
+    table["remarks"] = ["", "transparent: laid on white", "", ""]
+    table["problem"] = ["", "", f"{table['photo'][0]} is not an image", ""]
+    *long, broken, short = map(cli._line, table.itertuples())
+    for line, end in zip(long, ("c.jpg: Eider, 87%", "c.jpg: Eider, 87%; transparent: laid on white"), strict=True):
+        assert len(line) == columns and line.startswith("ab") and line.endswith(end)
+    assert broken == table["problem"][2] and short == "d.jpg: Eider, 87%"
 
 
 def test_a_run_by_its_name(tiny, tmp_path, monkeypatch):
@@ -179,6 +193,25 @@ def test_a_run_by_its_name(tiny, tmp_path, monkeypatch):
     run = fit(tiny, progress=False)  # as the variant psm_mul is
     names = (None, "psm_mul", "PSM mul", run.folder.name, str(run.folder))
     assert {named_run(name).folder for name in names} == {run.folder}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nothing.jpg",), "no photograph at nothing.jpg"),
+        (("bird.jpg", "--run", "PSM best"), "no run 'PSM best'"),
+        (("bird.jpg", "--run", "PSM mul"), "the run 'PSM mul' is not finished"),
+    ],
+)
+def test_no_birds_are_drawn_for_a_photograph_or_a_run_that_is_not_there(arguments, words, tmp_path, monkeypatch, capsys):
+    project_at(monkeypatch, tmp_path)
+    for name in ("PROFILE", "DATA", "DATASET", "RUNS"):
+        monkeypatch.setenv(name, "")
+    picture(tmp_path / "bird.jpg")
+    monkeypatch.setattr(cli.sys, "argv", ["fgvc_lib", "explain", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    assert words in capsys.readouterr().err and [path.name for path in tmp_path.rglob("*")] == ["bird.jpg"]
 
 
 def test_marks_and_maps_lie_where_the_patches_lie():

@@ -59,6 +59,18 @@ def test_no_link_leads_to_a_file_of_the_machine_that_printed(built):
     assert not [link for link in main.find_all("a", href=True) if not link["href"].startswith(("#", "http"))]
 
 
+def test_the_appendix_leaves_out_the_claims_that_chapter_6_has(built):
+    assert f"## {pdf.CLAIMS}\n" in "".join(
+        cell.source for cell in nbformat.read(ROOT / "notebooks/06_results.ipynb", 4).cells
+    )
+    whole, short = (pdf._chapter(built / "results.html", "A", without=title) for title in (None, pdf.CLAIMS))
+    titles = [section["title"] for section in whole["sections"]]
+    assert pdf.CLAIMS in titles and "One rule decides all verdicts" in whole["body"]
+    assert [section["title"] for section in short["sections"]] == [title for title in titles if title != pdf.CLAIMS]
+    assert "One rule decides all verdicts" not in short["body"]
+    assert all(words in short["body"] for words in ("Names.", "Really pre-trained models on photographs"))
+
+
 def test_pictures_of_the_explorer_keep_their_own_captions(tmp_path):
     page = tmp_path / "07.html"
     shown = '<div class="output_area"><figure><img alt="a"><figcaption>b</figcaption></figure></div>'

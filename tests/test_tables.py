@@ -2,9 +2,12 @@ import re
 import tomllib
 from string import Formatter
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from fgvc_lib.datasets.geometry import patch_boxes
+from fgvc_lib.experiments.localisation import selection_hits
 from fgvc_lib.experiments.statistics import difference
 from fgvc_lib.report.claims import Comparison, Measured
 from fgvc_lib.report.tables import LAYOUTS, compare, markdown, readable, results_table
@@ -66,6 +69,14 @@ def test_means_of_localise_are_readable():
     columns = ["map_peak", *(f"map_{of}{end}" for of in ("box", "part", "discriminative") for end in ("", "_chance"))]
     text = readable(pd.DataFrame(0.25, index=["Grad-CAM"], columns=columns), "maps")
     assert text.loc["Grad-CAM"].tolist() == ["25.0%"] * 7
+
+
+def test_every_mean_of_selection_hits_has_words():
+    patches, boxes, points = patch_boxes(range(4), 2, 16, 16), np.array([[0.0, 0, 16, 16]]), np.array([[[4.0, 4.0]]])
+    means = selection_hits(np.array([[0]]), patches, boxes, points).mean()
+    text = readable(pd.DataFrame({"mul": means, "random": 0 * means}).T, "hits")
+    assert len(text.columns) == len(means) and not any("_" in header for header in text.columns)
+    assert set(text.loc["random"]) == {"0.0%"} and text.loc["mul", "images with a part hit"] == "100.0%"
 
 
 def placeholders(text):

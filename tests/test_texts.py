@@ -58,7 +58,7 @@ def test_hits_of_the_discriminative_parts_on_the_front_pages(evidence):
     best, told = hits[["add", "lastlayer", "lowrank"]], ["add", "lastlayer", "lowrank", "mul", "matmul"]
     on_bird, chance = (values[told].agg(["min", "max"]).tolist() for values in (on_bird, chance))
     wanted = [best.min(), best.max(), hits["mul"], hits["matmul"]]
-    shown = re.search(r"in (\d+) to (\d+) % of the images.*?in (\d+) %.*?in (\d+) %.*?in (\d+) to (\d+) %", FRONT["en"])
+    shown = re.search(r"in (\d+) to (\d+)% of the images.*?in (\d+)%.*?in (\d+)%.*?in (\d+) to (\d+)%", FRONT["en"])
     assert [int(number) for number in shown.groups()] == [*wanted, *on_bird]
     pattern = r"在 (\d+)% 至 (\d+)% 的图像.*?为 (\d+)%.*?为 (\d+)%；.*?为 (\d+)% 至 (\d+)%.*?为 (\d+)% 至 (\d+)%.*?有 (\d+)%"
     shown = re.search(pattern, FRONT["zh-CN"])

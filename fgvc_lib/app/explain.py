@@ -63,13 +63,14 @@ def named_run(name: str | None = None) -> Run:
     """
     name = name or "psm_mul"
     variants = report_variants(active_experiment()).values()
-    runs = [find_run(variant.experiment) for variant in variants if name in (variant.key, variant.title)]
-    runs += [Run(folder) for folder in (runs_folder() / name, given_path(name)) if folder.is_dir()]
-    if not runs:
+    meant = [variant.experiment for variant in variants if name in (variant.key, variant.title)]
+    folders = [folder for folder in (runs_folder() / name, given_path(name)) if folder.is_dir()]
+    if not meant and not folders:
         titles = "; ".join(variant.title for variant in variants)
         raise ConfigError(f"no run {name!r}: choose a folder in {runs_folder()} or one of {titles}")
-    run = runs[0]
-    if not run.finished:
+    trained = any(Run(folder).finished for folder in runs_folder().glob("*"))  # else no data is read, or drawn, to find it
+    run = Run(folders[0]) if not meant else find_run(meant[0]) if trained else None
+    if not run or not run.finished:
         profile = active_experiment().profile
         raise DataError(
             f"the run {name!r} is not finished: name a folder in {runs_folder()} that is, or call `make report`, which "

@@ -85,7 +85,7 @@ def measure(setting: BenchSetting) -> pd.DataFrame:
     """Measure a setting: one row per size and entry of ROWS; those in EVERY_MAP take part in EVERY_MAP_REPEATS rounds only.
 
     Columns: size (pixels), patches (N), row, problem ("" or why there are no numbers); train_s and infer_s (median seconds
-    per step), train_ratio and infer_ratio (of these to those of NONE in the same rounds), train_low and train_high (95 %
+    per step), train_ratio and infer_ratio (of these to those of NONE in the same rounds), train_low and train_high (95%
     interval of train_ratio, see `ratio_interval`), images_s (trained per second), memory_mb (peak of a training step, beyond
     weights, gradients and optimiser state). CPU memory is a fresh process's; a row that does not fit is not timed.
     Starts processes: call it below `if __name__ == "__main__"`. Raises ConfigError for what cannot be measured.
@@ -142,7 +142,7 @@ def _times(work, repeats, rows):
 
 
 def ratio_interval(times: np.ndarray, plain: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval (low, high) of the ratio of two medians, times and plain (R,) of the same R rounds.
+    """The 95% interval (low, high) of the ratio of two medians, times and plain (R,) of the same R rounds.
 
     The rounds are drawn anew with replacement, as pairs: what slows the machine down for a while slows both.
     """

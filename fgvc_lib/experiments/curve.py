@@ -118,7 +118,7 @@ def curves(runs: Iterable[Run], ks: Iterable[int] | None = None) -> pd.DataFrame
 def means(records: pd.DataFrame) -> pd.DataFrame:
     """The points of the curves, over seeds and test images: one row per rule and k.
 
-    Columns: accuracy, low, high (95 % interval from `statistics.bootstrap`), patches (mean number of different ones).
+    Columns: accuracy, low, high (95% interval from `statistics.bootstrap`), patches (mean number of different ones).
     """
     rows = {}
     for (rule, k), frame in records.groupby(["rule", "k"], observed=True):
@@ -153,7 +153,7 @@ def areas(records: pd.DataFrame) -> pd.DataFrame:
     """One number a curve: the mean of its `heights`, the area under it, one row per rule.
 
     Intervals are of the bootstrap over seeds and images together, the same draws for all rules (`statistics.bootstrap`).
-    Columns: area, low, high (95 % interval); enough (patches at the smallest k from which on less than LOSS of the accuracy
+    Columns: area, low, high (95% interval); enough (patches at the smallest k from which on less than LOSS of the accuracy
     with all patches is lost; nan where that is never so); difference, difference_low, difference_high (BEST minus this rule,
     paired by seed and image), p (of it: two-sided, of the same bootstrap, corrected for the number of rules by Holm's
     method), nan for BEST; fewest, most (patches: the range).

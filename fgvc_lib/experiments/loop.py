@@ -34,7 +34,7 @@ def measure_loops(experiment: Experiment, rounds: int, steps: int = STEPS) -> pd
     timm: the loop of timm's train.py, which is no part of its package, put together from the parts that are; see
     `timm_seconds`. Left out where timm is not installed.
     Returns one row per way: loop, images_s (median, per second), ratio (of the median time to that of `bare`), low and high
-    (95 % interval of the ratio, see `bench.ratio_interval`).
+    (95% interval of the ratio, see `bench.ratio_interval`).
     Raises what `fit` raises.
     """
     experiment = experiment.replace(epochs=0.0, steps=steps, warmup_steps=0, checkpoint_every=steps, accumulate=1)

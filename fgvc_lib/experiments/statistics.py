@@ -15,7 +15,7 @@ KEPT = 60_000_000  # draws, one byte each, that it keeps for the next values of 
 
 
 def wilson(correct: int, total: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a proportion: (low, high) in 0..1. Raises DataError if there is nothing to count."""
+    """The 95% Wilson score interval of a proportion: (low, high) in 0..1. Raises DataError if there is nothing to count."""
     if not total:
         raise DataError("an accuracy over no test images has no interval: name a data set with a test split")
     return tuple(binomtest(int(correct), int(total)).proportion_ci(method="wilson"))
@@ -80,7 +80,7 @@ def values_of(records: pd.DataFrame, key: str, column: str = "correct") -> pd.Da
 
 
 def interval(values: pd.DataFrame) -> tuple[float, float, float]:
-    """The mean of values (seeds by images) and its 95 % interval from `bootstrap`: (mean, low, high).
+    """The mean of values (seeds by images) and its 95% interval from `bootstrap`: (mean, low, high).
 
     Images with a nan are left out; all three are nan if none is left.
     """

@@ -10,7 +10,7 @@ from .variants import REFERENCE, known_variants
 def summary(records: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
     """One row per variant of an ablation's records (see `ablation.collect`), by key, over all its seeds.
 
-    Columns: accuracy, low, high (mean over seeds, 95 % interval from `bootstrap`), seeds, images; difference,
+    Columns: accuracy, low, high (mean over seeds, 95% interval from `bootstrap`), seeds, images; difference,
     difference_low, difference_high (to the variant `reference`, see `paired`; nan for itself); ece (expected calibration
     error, mean over seeds).
     Raises DataError if a variant was not run with the same seeds on the same images as the reference.
@@ -31,7 +31,7 @@ def summary(records: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
 def controls(records: pd.DataFrame) -> pd.DataFrame:
     """Each variant of the records beside the one it should be held against, where that is not the reference.
 
-    Columns: against (key), difference, low, high (paired, 95 %).
+    Columns: against (key), difference, low, high (paired, 95%).
     """
     there, found = list(records["variant"].unique()), {}
     for key in there:
@@ -45,7 +45,7 @@ def selections(records: pd.DataFrame) -> pd.DataFrame:
     """Whether the selected patches lie where they should, over seeds and images: one row per variant that selects.
 
     Columns: selected_bird (patches whose centre lies in the bird's box) and selected_part (images in which a discriminative
-    part is hit), each with _low and _high (95 %) and _chance, that of as many patches drawn at random on the whole image;
+    part is hit), each with _low and _high (95%) and _chance, that of as many patches drawn at random on the whole image;
     where the records have it, selected_part_chance_on_bird, of as many drawn on the bird; gain, gain_low, gain_high: by how
     much more often a hit goes with a right answer than a miss does. All in 0..1. Empty for data without boxes.
     """
@@ -73,7 +73,7 @@ def gradients(records: pd.DataFrame) -> pd.DataFrame:
     """Where the input gradients lie, one row per variant.
 
     Columns: map_peak (the largest value lies in the box), map_box (share in the box), map_part (of that, on the parts),
-    map_discriminative (of that, on the discriminative parts), each with _low and _high (95 %), and all but the first with
+    map_discriminative (of that, on the discriminative parts), each with _low and _high (95%), and all but the first with
     _chance, that of an even map.
     """
     shares = ("map_box", "map_part", "map_discriminative")
@@ -96,7 +96,7 @@ def _means(records, keys, columns):
 def pretraining(records: pd.DataFrame) -> pd.DataFrame:
     """What pre-trained weights are worth: one row per variant that was also trained from scratch.
 
-    Columns: pretrained, scratch (accuracies), each with _low and _high; difference, low, high. All with 95 % intervals.
+    Columns: pretrained, scratch (accuracies), each with _low and _high; difference, low, high. All with 95% intervals.
     """
     there, found = list(records["variant"].unique()), {}
     for key in there:

@@ -61,7 +61,7 @@ def _loop_text(experiment, setting, json):
         {
             "images/s": table["images_s"].map("{:.2f}".format),
             "time, bare step 1": table["ratio"].map("{:.3f}".format),
-            "95 % interval": [f"{row.low:.3f} – {row.high:.3f}" for row in table.itertuples()],
+            "95% interval": [f"{row.low:.3f} – {row.high:.3f}" for row in table.itertuples()],
         }
     ).set_axis(table["loop"].map(LOOPS))
     return (

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from itertools import takewhile
 from pathlib import Path
 
 from bs4 import BeautifulSoup
@@ -11,6 +12,7 @@ from ..files import write_whole
 from .build import ReportError
 from .site import render, with_style
 
+CLAIMS = "The claims of the course report"  # the section that chapter 6 and the results share, word for word
 ABSTRACTS = {"Abstract": "en", "摘要": "zh-CN"}
 FIGURES = ":is(.output_png, .output_jpeg, .output_svg) img"
 FILL_IN = """numbers => {
@@ -31,7 +33,7 @@ def print_report() -> Path:
         raise ReportError(f"there is no report in {folder}: run `make report` first")
     chapters = [_chapter(page, place) for place, page in enumerate(sorted(folder.glob("[0-9]*.html")), 1)]
     for page in folder.glob("results.html"):
-        appendix = _chapter(page, "A")
+        appendix = _chapter(page, "A", without=CLAIMS)
         chapters.append(appendix | {"title": f"Appendix: {appendix['title']}"})
     front = BeautifulSoup((folder / "index.html").read_text(encoding="utf-8"), "html.parser")
     source, target = folder / "report.html", folder / "report.pdf"
@@ -46,8 +48,11 @@ def print_report() -> Path:
     return target
 
 
-def _chapter(page, place):
-    """A page's title, its sections' ids and titles, and its body, in which figures have numbers and ids are its own."""
+def _chapter(page, place, without=None):
+    """A page's title, its sections' ids and titles, and its body, in which figures have numbers and ids are its own.
+
+    without: the title of a section that is left out.
+    """
     main = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser").main
     for rest in main.select('nav, a.anchor-link, a[href^="results"]'):  # the last: the same page in another language
         rest.decompose()
@@ -58,6 +63,9 @@ def _chapter(page, place):
         caption.b.string = f"Figure {place}.{number}."
         caption.append(figure["alt"])
         figure.insert_after(caption)
+    for heading in main.find_all("h2", string=without) if without else ():
+        for rest in [heading, *takewhile(lambda one: one.name != "h2", heading.find_next_siblings())]:
+            rest.decompose()
     sections = []
     for heading in main.find_all("h2"):
         heading["id"] = f"{page.stem}-{len(sections) + 1}"

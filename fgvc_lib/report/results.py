@@ -35,7 +35,6 @@ def results_pages(evidence: Evidence, drawings: pd.DataFrame) -> dict[str, str]:
     values = _values(evidence) | {"drawings": _about(drawings), "pretraining": pretraining(drawings)}
     values["birds"] |= _tables(evidence.birds) | {"gradients": gradients(evidence.birds)}
     values["cost"] = evidence.cost and _cost(evidence.cost)
-    values["gpu"] = [_cost(record) for record in evidence.gpu]
     for name, records in evidence.photographs.items():
         values["photographs"][name] |= _tables(records)
     for name, records in evidence.curves.items():
@@ -67,7 +66,8 @@ def recorded_pages() -> dict[str, str]:
 def _values(evidence):
     photographs = {name: _about(records) for name, records in evidence.photographs.items()}
     fixed = {"little": f"{100 * LITTLE:.0f}", "far": f"{100 * FAR:.0f}", "device": evidence.bench["environment"]["device"]}
-    return fixed | {"claims": claims(evidence), "photographs": photographs, "birds": _about(evidence.birds)}
+    gpu = [_cost(record) for record in evidence.gpu]
+    return fixed | {"claims": claims(evidence), "photographs": photographs, "birds": _about(evidence.birds), "gpu": gpu}
 
 
 def _about(records):

@@ -15,7 +15,7 @@ LAYOUTS = tomllib.loads(template("tables.toml"))
 def results_table(runs: dict[str, Run], reference: str | None = None) -> pd.DataFrame:
     """One row per run, under the keys of `runs`.
 
-    Columns: accuracy, low, high (Wilson, 95 %), images (tested); with a `reference`, the key of a run, also difference,
+    Columns: accuracy, low, high (Wilson, 95%), images (tested); with a `reference`, the key of a run, also difference,
     difference_low, difference_high (to that run, see `statistics.difference`; nan for itself); step_ms (median time of a
     training step), minutes (of training), parameters (millions). Raises DataError for runs that were not tested on the same
     images as the reference.
@@ -43,7 +43,8 @@ def readable(table: pd.DataFrame, kind: str = "runs", lang: str = "en") -> pd.Da
 
     kind: "runs" (`results_table`), "claims" or parts of it, "verdicts" and "measured" (`claims.claims`), "summary",
     "controls", "selections", "gradients" or "pretraining" (the functions in `summaries`), "front" (`results.front_table`),
-    "areas" (`curve.areas`), "cost" (`bench.measure`), or "maps" (means of `localise`, one row per run or method).
+    "areas" (`curve.areas`), "cost" (`bench.measure`), "hits" (means of `selection_hits`, one row per rule), or "maps" (means
+    of `localise`, one row per run or method).
     """
     words, numbers, text = Words(lang), table.reset_index(names="key"), pd.DataFrame()
     for column, (style, *sources) in LAYOUTS[kind].items():
@@ -81,7 +82,7 @@ def _cell(words, style, *values):
         return words.text["stop"].join(cells) or words.text["none"]
     if style == "bench":
         level, found = values
-        times = [words.write(style, one.measured[0]) for one in found.values()]
+        times = [words.write(one.asked.style, one) for finding in found.values() for one in finding.measured]
         return words.write("level", level) + "".join(times)
     if pd.isna(list(values)).any():
         return words.text["none"]
