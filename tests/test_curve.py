@@ -148,7 +148,7 @@ def test_the_curve_in_words_and_pictures():
     assert "mul can be told from random, random on the bird." in curve_summary(points, table)
     axis = plots.patch_curves(points).axes[0]
     labels = [text.get_text() for text in axis.get_legend().get_texts()]
-    assert labels == ["mul", "95 % interval of mul", "random", "add", "random on the bird", "all 4 patches: 80.0%"]
+    assert labels == ["mul", "95% interval of mul", "random", "add", "random on the bird", "all 4 patches: 80.0%"]
     assert axis.lines[1].get_xdata().tolist() == [2, 8, 16] and axis.get_xscale() == "log"
 
 

@@ -95,7 +95,7 @@ def test_a_difference_that_would_squeeze_the_others_is_a_number():
     table = pd.DataFrame({"images": 10, "seeds": 5}, index=["resnet18", "vit", "psm_mul"])
     table[["difference", "difference_low", "difference_high"]] = [[-0.37, -0.4, -0.34], [np.nan] * 3, [-0.03, -0.04, -0.01]]
     (axis,) = plots.differences({"photographs": table}, "vit").axes
-    assert axis.get_xlabel() == "percentage points above ViT\n95 % interval, 5 seeds × 10 images"
+    assert axis.get_xlabel() == "percentage points above ViT\n95% interval, 5 seeds × 10 images"
     assert axis.get_xlim()[1] <= 12 and "−37 (−40 to −34)" in [text.get_text() for text in axis.texts]
     drawn = [line.get_xdata() for line in axis.lines if line.get_marker() == "o"]
     assert len(drawn) == 1 and drawn[0][0] == pytest.approx(-3)

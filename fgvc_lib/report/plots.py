@@ -207,7 +207,7 @@ def _question(key):
 
 
 def _counts(table):
-    return f"95 % interval, {int(table['seeds'].max())} seeds × {int(table['images'].max()):,} images"
+    return f"95% interval, {int(table['seeds'].max())} seeds × {int(table['images'].max()):,} images"
 
 
 def robustness(table: pd.DataFrame) -> Figure:
@@ -217,7 +217,7 @@ def robustness(table: pd.DataFrame) -> Figure:
         frame = table[table["variant"] == key]
         axis.plot(frame["epsilon"], frame["accuracy"], label=title_of(key), **style)
         axis.fill_between(frame["epsilon"], frame["low"], frame["high"], color=style["color"], alpha=0.18, linewidth=0)
-    axis.set(xlabel="epsilon, grey levels (of 255)", ylabel="test accuracy, 95 % interval", ylim=(0, None))
+    axis.set(xlabel="epsilon, grey levels (of 255)", ylabel="test accuracy, 95% interval", ylim=(0, None))
     axis.yaxis.set_major_formatter(PERCENT)
     epsilons = sorted(set(table["epsilon"]))
     axis.set_xticks(epsilons, [f"{epsilon:g}" for epsilon in epsilons])
@@ -240,14 +240,14 @@ def hit_rates(table: pd.DataFrame) -> Figure:
         axis.set_title(textwrap.fill(measure, 40), fontsize=11)
         axis.set_ylim(0, 1.02)
         axis.yaxis.set_major_formatter(PERCENT)
-    axes[0].set_ylabel("share, 95 % interval")
+    axes[0].set_ylabel("share, 95% interval")
     axes[0].legend(frameon=False)
     return figure
 
 
 def patch_curves(points: pd.DataFrame) -> Figure:
     """`curve.means`: accuracy over the number of patches that the last layer sees, one line a rule; dashed: all patches;
-    shaded: the 95 % interval of `mul`, about as wide as the others' (how rules differ is paired: `curve.areas`).
+    shaded: the 95% interval of `mul`, about as wide as the others' (how rules differ is paired: `curve.areas`).
     """
     figure, (axis,) = _axes(7.5, 4.2)
     for rule, frame in points.groupby("rule", sort=False, observed=True):
@@ -256,7 +256,7 @@ def patch_curves(points: pd.DataFrame) -> Figure:
         style = {"color": colour, "marker": marker, "markersize": 5, "linestyle": "-" if chosen else ":", "linewidth": 1.5}
         axis.plot(frame["patches"], frame["accuracy"], label=name, **style)
         if rule == "mul":
-            style = {"color": colour, "alpha": 0.1, "linewidth": 0, "label": "95 % interval of mul"}
+            style = {"color": colour, "alpha": 0.1, "linewidth": 0, "label": "95% interval of mul"}
             axis.fill_between(frame["patches"], frame["low"], frame["high"], **style)
     (patches,) = set(points.index.unique("k")[-1:])
     whole = points.loc[("mul", patches), "accuracy"]
