@@ -16,6 +16,7 @@ from fgvc_lib.app import explain as module
 from fgvc_lib.app import explain_photographs, find_photos, named_run
 from fgvc_lib.app.insight import attention_map, look_into
 from fgvc_lib.app.pictures import SIZE, marked, overlay
+from fgvc_lib.config import PROFILES
 from fgvc_lib.datasets import eval_loader, normalisation, open_splits, photographs
 from fgvc_lib.datasets.photographs import read_photograph
 from fgvc_lib.errors import ConfigError, DataError
@@ -185,7 +186,7 @@ def test_a_run_by_its_name(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "active_experiment", lambda: tiny.replace(fusion=None))
     with pytest.raises(ConfigError, match="no run 'PSM best'.*PSM mul"):
         named_run("PSM best")
-    with pytest.raises(DataError, match="'ViT' is not finished"):
+    with pytest.raises(DataError, match="no model 'ViT' has been trained .*: `make report` trains it"):
         named_run("ViT")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty' is not finished"):
@@ -193,6 +194,13 @@ def test_a_run_by_its_name(tiny, tmp_path, monkeypatch):
     run = fit(tiny, progress=False)  # as the variant psm_mul is
     names = (None, "psm_mul", "PSM mul", run.folder.name, str(run.folder))
     assert {named_run(name).folder for name in names} == {run.folder}
+    monkeypatch.setattr(module, "find_run", lambda experiment: pytest.fail("this reads the data, or draws it"))
+    with pytest.raises(DataError, match="no model 'ViT' has been trained"):
+        named_run("ViT")
+    monkeypatch.setattr(module, "active_experiment", lambda: PROFILES["photos"].replace(data="nowhere"))
+    with pytest.raises(DataError, match="no data folder nowhere, by which PROFILE=photos .*: say DATA=folder .* --run"):
+        named_run()
+    assert named_run(run.folder.name).folder == run.folder
 
 
 @pytest.mark.parametrize(
@@ -200,7 +208,7 @@ def test_a_run_by_its_name(tiny, tmp_path, monkeypatch):
     [
         (("nothing.jpg",), "no photograph at nothing.jpg"),
         (("bird.jpg", "--run", "PSM best"), "no run 'PSM best'"),
-        (("bird.jpg", "--run", "PSM mul"), "the run 'PSM mul' is not finished"),
+        (("bird.jpg", "--run", "PSM mul"), "no model 'PSM mul' has been trained in profile quick"),
     ],
 )
 def test_no_birds_are_drawn_for_a_photograph_or_a_run_that_is_not_there(arguments, words, tmp_path, monkeypatch, capsys):

@@ -4,6 +4,7 @@ import glob
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from ..config import active_experiment, given_path, runs_folder
 from ..datasets import class_title, normalisation, read_photograph, view
 from ..datasets.listing import described, list_folder, printable
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, FGVCError
 from ..experiments.variants import report_variants
 from ..files import write_whole
 from ..machine.device import best_device
@@ -59,24 +60,42 @@ def _real(path):
 def named_run(name: str | None = None) -> Run:
     """A finished run by its variant's key ("psm_mul", the default) or title ("PSM mul"), or by its folder.
 
-    Raises ConfigError, listing the titles, for a name that is none of these, and DataError for a run that is not finished.
+    Raises ConfigError, listing the titles, for a name that is none of these, and DataError for a run that is not finished,
+    for a variant that was not trained, and for one whose data is not there.
     """
-    name = name or "psm_mul"
-    variants = report_variants(active_experiment()).values()
-    meant = [variant.experiment for variant in variants if name in (variant.key, variant.title)]
+    name, base = name or "psm_mul", active_experiment()
+    variants = report_variants(base).values()
+    meant = [variant for variant in variants if name in (variant.key, variant.title)]
     folders = [folder for folder in (runs_folder() / name, given_path(name)) if folder.is_dir()]
     if not meant and not folders:
         titles = "; ".join(variant.title for variant in variants)
         raise ConfigError(f"no run {name!r}: choose a folder in {runs_folder()} or one of {titles}")
-    trained = any(Run(folder).finished for folder in runs_folder().glob("*"))  # else no data is read, or drawn, to find it
-    run = Run(folders[0]) if not meant else find_run(meant[0]) if trained else None
-    if not run or not run.finished:
-        profile = active_experiment().profile
+    if not meant:
+        if not (run := Run(folders[0])).finished:
+            raise DataError(f"the run {name!r} is not finished: train it to the end, or name another in {runs_folder()}")
+        return run
+    if base.data and not given_path(base.data).exists():
         raise DataError(
-            f"the run {name!r} is not finished: name a folder in {runs_folder()} that is, or call `make report`, which "
-            f"trains those of profile {profile}; PROFILE, DATA and DATASET choose another report's"
+            f"there is no data folder {base.data}, by which PROFILE={base.profile} finds its models: say DATA=folder before "
+            "the command, or name a run by its folder, which `explain` takes as --run"
+        )
+    experiment = meant[0].experiment
+    run = find_run(experiment) if _trained(experiment) else None  # it may draw the birds
+    if not run or not run.finished:
+        raise DataError(
+            f"no model {meant[0].title!r} has been trained in profile {base.profile}: `make report` trains it, or name a "
+            f"run by its folder in {runs_folder()}; PROFILE, DATA and DATASET choose another report's"
         )
     return run
+
+
+def _trained(experiment):
+    """Whether a finished run has this experiment's settings, on whatever data: a look at the runs alone."""
+    for folder in runs_folder().glob("*"):
+        with suppress(FGVCError):  # of a run that is damaged
+            if (run := Run(folder)).finished and run.experiment.hash() == experiment.hash():
+                return True
+    return False
 
 
 def explain_photographs(photos: dict[Path, Path], run: Run, out: Path) -> pd.DataFrame:
