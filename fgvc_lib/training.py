@@ -49,7 +49,9 @@ def build_model(experiment: Experiment, num_classes: int) -> nn.Module:
     source = source_of(experiment)
     if experiment.model not in PRESETS:
         if experiment.fusion or experiment.contrastive or experiment.head != "cls":
-            raise ConfigError(f"fusion, head and contrastive are options of the ViT: {experiment.model} has none of them")
+            known = "fusion, head and contrastive are options of this library's ViTs"
+            way = "choose one, as in --model vit_s16, which also takes --weights timm:NAME"
+            raise ConfigError(f"{known}: {experiment.model} has none of them, {way}")
         if experiment.model == "efficientnet_lite0":
             return efficientnet_lite0(num_classes, experiment.image_size, pretrained=bool(experiment.weights))
         if experiment.model != "resnet18":

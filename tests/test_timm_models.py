@@ -136,8 +136,9 @@ def test_no_network_says_which_file_to_put_where(project, monkeypatch):
         ({"model": "timm:resnet5O"}, r"timm:resnet5O: .* \(did you mean resnet5.*list_pretrained"),
         ({"model": "timm:resnet50.a1_in2k"}, r"Invalid pretrained tag.*\(did you mean resnet50.a1_in1k"),
         ({"model": "resnet81"}, r"unknown model 'resnet81' \(did you mean resnet18\?\): .*or timm:NAME"),
-        ({"weights": "dinov2"}, "timm:test_resnet has no weights 'dinov2': choose 'imagenet'"),
-        ({"fusion": "mul"}, "timm:test_resnet has none of them"),
+        ({"weights": "dinov2"}, "timm:test_resnet has no weights 'dinov2': choose 'imagenet' .*--weights imagenet, or ''"),
+        ({"model": "timm:test_resnet_", "weights": "a.npz"}, r"timm:test_resnet_: .*\(did you mean test_resnet"),
+        ({"fusion": "mul"}, "timm:test_resnet has none of them, choose one, as in --model vit_s16"),
         ({"model": "timm:test_vit", "image_size": 8}, r"test_vit cannot take .* 8 pixels \(.*\): choose .*its own is 160"),
     ],
 )

@@ -43,19 +43,18 @@ def source_of(experiment: Experiment) -> Source:
 
     Raises ConfigError for a timm model that timm does not have, and for weights that are another model's.
     """
-    weights, of_timm = experiment.weights, experiment.model.startswith("timm:")
-    if weights and (weights == "imagenet") != (of_timm or experiment.model == "efficientnet_lite0"):
-        raise ConfigError(f"{experiment.model} has no weights {weights!r}: {KNOWN}")
+    weights, model, name = experiment.weights, experiment.model, timm_model_name(experiment)
+    cfg = timm_cfg(name) if name else None  # first, since a mistyped name has no weights either
+    own = model.startswith("timm:") or model == "efficientnet_lite0"
+    if weights and (weights == "imagenet") != own:
+        only = f"choose 'imagenet' for {model}'s own, as in --weights imagenet, or '' for random ones"
+        raise ConfigError(f"{model} has no weights {weights!r}: {only if own else KNOWN}")
     if weights == "dinov2":
         return Source(DINOV2, *IMAGENET, "bicubic")
-    if of_timm or weights.startswith("timm:"):
-        name = timm_model_name(experiment)
-        cfg = timm_cfg(name)
+    if cfg:
         path = f"data/weights/timm_{re.sub('[^a-zA-Z0-9._]', '_', name)}.safetensors" if weights else ""
         return Source(path, cfg.mean, cfg.std, "bicubic")
-    return Source(
-        "" if weights == "imagenet" else weights, *(IMAGENET if experiment.model == "resnet18" else HALF), "bilinear"
-    )
+    return Source("" if weights == "imagenet" else weights, *(IMAGENET if model == "resnet18" else HALF), "bilinear")
 
 
 def timm_model_name(experiment: Experiment) -> str:
