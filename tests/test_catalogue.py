@@ -220,11 +220,17 @@ def test_check_counts_and_reads_every_image(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(CATALOGUE, "cub200", known)
     words = "3 classes, 9 training images, 6 test images, as published; every image can be read"
     assert check_dataset("cub200") == f"CUB-200-2011 in {root}: {words}" == check_dataset("cub", root)
+    with pytest.raises(ConfigError, match="unknown data set 'mine'.*; `.* train --dataset folders --data FOLDER` checks"):
+        check_dataset("mine")
+    monkeypatch.setitem(CATALOGUE, "cub200", known._replace(test=7))
+    with pytest.raises(DataError, match="published are 7: fetch it again, .* or train on it as it is"):
+        check_dataset("cub200")
     broken = build_dataset("cub200", root, "test").paths[:2]
     for path in broken:
         path.write_bytes(path.read_bytes()[:99])
-    monkeypatch.setitem(CATALOGUE, "cub200", known._replace(test=7))
-    with pytest.raises(DataError, match=r"has 6 test images, published are 7; 2 images that cannot be read: fetch it again"):
+    with pytest.raises(
+        DataError, match=r"has 6 test images, published are 7; 2 images that cannot be read: fetch it again, or [^,]*$"
+    ):
         check_dataset("cub200")
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 2 and all(str(path) in line for path, line in zip(broken, said, strict=True))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..config import given_path
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from .build import build_dataset
 from .catalogue import published
 from .image_set import SPLITS
@@ -18,7 +18,11 @@ def check_dataset(name: str, root: Path | None = None) -> str:
         name: as `data list` has it, or the start of it.
         root: its folder, where it is not the one that `data list` names.
     """
-    name, known = published(name)
+    try:
+        name, known = published(name)
+    except ConfigError as error:
+        own = "`python -m fgvc_lib train --dataset folders --data FOLDER` checks a folder of your own before it trains on it"
+        raise ConfigError(f"{error}; {own}") from None
     root = given_path(root or known.folder)
     train, test = (build_dataset(name, root, split) for split in SPLITS)
     counted = {
@@ -33,6 +37,8 @@ def check_dataset(name: str, root: Path | None = None) -> str:
     if flaws:
         wrong.append(f"{len(flaws):,} images that cannot be read")
     if wrong:
-        raise DataError(f"{known.title} in {root} has {'; '.join(wrong)}: fetch it again, or unpack it again")
+        way = "fetch it again, or unpack it again"
+        way += "" if flaws else ", or train on it as it is, if it is meant to be a part of the set"
+        raise DataError(f"{known.title} in {root} has {'; '.join(wrong)}: {way}")
     held = ", ".join(f"{found:,} {what}" for what, (found, _) in counted.items())
     return f"{known.title} in {root}: {held}, as published; every image can be read"

@@ -81,7 +81,8 @@ def _opened(source, name):
     except Exception as error:  # Pillow's decoders raise of every kind
         reason = _unknown(_start(source)) if isinstance(error, UnidentifiedImageError) else None
         reason = reason or getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(f"{name} is not an image that can be read ({reason}): choose a JPEG, PNG or WebP file") from error
+        way = "it is cut off, copy it again" if "truncated" in reason.lower() else "choose a JPEG, PNG or WebP file"
+        raise DataError(f"{name} is not an image that can be read ({reason}): {way}") from error
 
 
 def _as_rgb(image, upright, remarks):
