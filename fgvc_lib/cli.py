@@ -9,8 +9,8 @@ from typing import Literal
 
 import tyro
 
-from .config import Experiment, active_experiment, runs_folder
-from .errors import ConfigError, DataError, FGVCError, TrainingError
+from .config import Experiment, active_experiment, profile_named, runs_folder
+from .errors import ConfigError, DataError, FGVCError, TrainingError, nearest
 from .files import write_whole
 
 # What each command calls, and what its list says of it. tyro makes options of the function's arguments, and what it returns
@@ -52,10 +52,13 @@ def train(experiment: Experiment) -> str:
     from .report.tables import readable, results_table
     from .training import fit
 
+    before = {path: path.stat().st_mtime_ns for path in runs_folder().glob("*/environment.json")}
     run = fit(experiment)
     if not PartialState().is_main_process:
         return ""
-    return f"{readable(results_table({experiment.title: run})).to_string()}\nThe run is in {run.folder}"
+    ended = run.folder / "environment.json"
+    known = "It was finished before, so nothing was trained now.\n" * (before.get(ended) == ended.stat().st_mtime_ns)
+    return f"{known}{readable(results_table({experiment.title: run})).to_string()}\nThe run is in {run.folder}"
 
 
 def ablate(rows: tuple[str, ...] = (), seeds: tuple[int, ...] = (), dry_run: bool = False, ray: str | None = None) -> str:
@@ -113,9 +116,9 @@ def claims(lang: Literal["en", "zh-CN"] = "en") -> str:
     from .report.claims import claims, read_evidence
     from .report.tables import readable
 
-    table = readable(claims(read_evidence()), "claims", lang)
+    table, colon = readable(claims(read_evidence()), "claims", lang), "：" if lang == "zh-CN" else ": "
     return "\n\n".join(
-        "\n  ".join([claim, *(f"{column}: {cell}" for column, cell in row.items())]) for claim, row in table.iterrows()
+        "\n  ".join([claim, *(f"{column}{colon}{cell}" for column, cell in row.items())]) for claim, row in table.iterrows()
     )
 
 
@@ -203,8 +206,12 @@ def main() -> None:
             return
         if arguments and f"{name} {arguments[0]}" in COMMANDS:
             name = f"{name} {arguments.pop(0)}"
+        group = [command for command in COMMANDS if command.startswith(f"{name} ")]
+        if group and arguments and not arguments[0].startswith("-"):
+            name = f"{name} {arguments[0]}"
         if name not in COMMANDS:
-            raise ConfigError(f"unknown command {name!r}: choose one of {', '.join(COMMANDS)}")
+            known = group or COMMANDS
+            raise ConfigError(f"unknown command {name!r}{nearest(name, known)}: choose one of {', '.join(known)}")
         module, _, function = COMMANDS[name][0].rpartition(".")
         if text := _call(getattr(import_module(f".{module}", __package__), function), name, arguments):
             print(text)
@@ -220,6 +227,7 @@ def _as_meant(chosen, base):
     """The experiment of `train`'s options, `chosen` from the profile's, `base`: where they leave the profile's length of
     training, they say all of it. Raises ConfigError for options that would change nothing."""
     if chosen.profile != base.profile:
+        profile_named(chosen.profile)  # a mistyped one is told first
         raise ConfigError(f"--profile would only draw other birds: set PROFILE={chosen.profile} before the command instead")
     if chosen.steps == base.steps:
         return chosen

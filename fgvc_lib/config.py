@@ -61,7 +61,7 @@ class Experiment:
     image_size: int = 112  # pixels the model sees
     resize_size: int = 128  # pixels, both ways, before the crop to image_size
     batch_size: int = 8
-    steps: int = 300  # optimiser steps, whatever the size of the data
+    steps: int = 300  # optimiser steps, whatever the size of the data; they count only where epochs is 0
     epochs: float = 0.0  # above 0: steps is as many as that many passes over the training images take
     warmup_steps: int = 30  # linear, then cosine down to 0; with `epochs`, half of the steps at most
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -92,9 +92,13 @@ class Experiment:
             if kind is float:
                 object.__setattr__(self, name, float(getattr(self, name)))  # 1 and 1.0 name the same run
         if self.resize_size < self.image_size:
-            raise ConfigError(f"resize_size {self.resize_size} is smaller than image_size {self.image_size}: no crop fits")
+            way = f"choose --resize-size {self.image_size} or more, such as {min(self.image_size * 8 // 7, 8192)}"
+            raise ConfigError(
+                f"resize_size {self.resize_size} is smaller than image_size {self.image_size}: no crop fits, {way}"
+            )
         if self.warmup_steps > self.steps and not self.epochs:
-            raise ConfigError(f"warmup_steps {self.warmup_steps} must lie between 0 and steps, {self.steps}: choose fewer")
+            way = f"choose fewer, such as --warmup-steps {self.steps // 2}"
+            raise ConfigError(f"warmup_steps {self.warmup_steps} must lie between 0 and steps, {self.steps}: {way}")
 
     @property
     def title(self) -> str:
@@ -187,6 +191,13 @@ PROFILES = {
 CNN_SETTINGS = {"photos": {"lr": 1e-3, "head_lr": None}}
 
 
+def profile_named(name: str) -> Experiment:
+    """One of PROFILES. Raises ConfigError, with the nearest and all names, for an unknown one."""
+    if name not in PROFILES:
+        raise ConfigError(f"unknown profile {name!r}{nearest(name, PROFILES)}: choose one of {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
 def active_experiment() -> Experiment:
     """The profile that the environment variable PROFILE names (default `quick`), on the data folder DATA, read as DATASET
     (default `cub200`), if set; SKIP_BROKEN=1 leaves out what cannot be read.
@@ -194,16 +205,14 @@ def active_experiment() -> Experiment:
     Raises ConfigError, listing what is known, for an unknown profile or another value of SKIP_BROKEN, and for DATASET
     without a folder.
     """
-    name = os.environ.get("PROFILE") or "quick"
-    if name not in PROFILES:
-        raise ConfigError(f"unknown profile {name!r}: choose one of {', '.join(PROFILES)}")
-    data, dataset = os.environ.get("DATA") or PROFILES[name].data, os.environ.get("DATASET")
+    profile = profile_named(os.environ.get("PROFILE") or "quick")
+    data, dataset = os.environ.get("DATA") or profile.data, os.environ.get("DATASET")
     if dataset and not data:
         raise ConfigError(f"DATASET={dataset} says how to read a folder: name the folder, too, as in DATA=photos")
     skip = os.environ.get("SKIP_BROKEN") or "0"
     if skip not in ("0", "1"):
         raise ConfigError(f"SKIP_BROKEN={skip} is unknown: 1 leaves out images that cannot be read, 0 stops at them")
-    return PROFILES[name].replace(data=data, dataset=dataset or PROFILES[name].dataset, skip_broken=skip == "1")
+    return profile.replace(data=data, dataset=dataset or profile.dataset, skip_broken=skip == "1")
 
 
 def project_path(path: str | os.PathLike) -> Path:

@@ -303,7 +303,7 @@ def test_the_evidence_is_read_from_the_project_and_printed(found, tmp_path, monk
     wanted = readable(found["two"], "claims", "zh-CN")
     shown = [block.split("\n  ") for block in printed("zh-CN").split("\n\n")]
     assert {claim: cells for claim, *cells in shown} == {
-        claim: [f"{column}: {cell}" for column, cell in row.items()] for claim, row in wanted.iterrows()
+        claim: [f"{column}：{cell}" for column, cell in row.items()] for claim, row in wanted.iterrows()
     }
     write_records(curve_records(), results / "curve-photos-A.parquet")
     assert list(read_evidence().curves) == ["A"]

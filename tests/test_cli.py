@@ -47,15 +47,21 @@ def test_a_command_of_two_words(monkeypatch, capsys):
 
 def test_train_prints_the_result(tiny, monkeypatch, capsys):
     sizes = ("--image-size", "32", "--resize-size", "36", "--batch-size", "4", "--steps", "2", "--warmup-steps", "1")
-    call(monkeypatch, "train", "--data", tiny.data, "--fusion", "mul", "--stride", "12", *sizes)
-    assert "test accuracy" in capsys.readouterr().out
+    for again in (False, True):
+        call(monkeypatch, "train", "--data", tiny.data, "--fusion", "mul", "--stride", "12", *sizes)
+        said = capsys.readouterr().out
+        assert "test accuracy" in said and ("nothing was trained now" in said) == again
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("train", "--data", "/nowhere/at/all"), "the data folder /nowhere/at/all is missing"),
-        (("trian",), "unknown command 'trian': choose one of report, publish, pdf"),
+        (("trian",), "unknown command 'trian' (did you mean train or pretrain?): choose one of report, publish, pdf"),
+        (
+            ("data", "lst"),
+            "unknown command 'data lst' (did you mean data list?): choose one of data list, data download, data",
+        ),
         (("train", "--seed", "-1"), "error: seed is -1: it must be from 0 to"),
         (("train", "--lr", "0"), "error: lr is 0.0: it must be above 0"),
         (("train", "--model", "vgg"), "unknown model 'vgg'"),
@@ -87,6 +93,13 @@ def test_a_terminal_that_has_only_ascii(tmp_path):
         command = [sys.executable, "-m", "fgvc_lib", *arguments]
         ran = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert words in ran.stdout + ran.stderr and "Traceback" not in ran.stderr
+
+
+def test_a_reader_that_goes_early_is_no_traceback():
+    for arguments in ("data list", "data check --help"):
+        command = f"({sys.executable} -m fgvc_lib {arguments}; echo $? >&2) | true"
+        ran = subprocess.run(command, shell=True, capture_output=True, text=True)
+        assert ran.stderr in ("0\n", "1\n")  # 0 where it was faster
 
 
 def test_an_unknown_profile_is_one_line(monkeypatch, capsys):
@@ -203,5 +216,9 @@ def test_options_that_say_how_long_to_train(monkeypatch):
         given("--profile", "quick")
     photos = PROFILES["quick"]
     assert given("--steps", "40") == photos.replace(steps=40)
-    with pytest.raises(ConfigError, match="warmup_steps 30 must lie between 0 and steps, 3: choose fewer"):
+    with pytest.raises(
+        ConfigError, match="warmup_steps 30 must lie between 0 and steps, 3: choose fewer, such as --warmup-steps 1"
+    ):
         given("--steps", "3")
+    with pytest.raises(ConfigError, match=r"unknown profile 'smok' \(did you mean smoke\?\): choose one of"):
+        given("--profile", "smok")
