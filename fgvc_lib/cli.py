@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import Literal
@@ -52,12 +53,12 @@ def train(experiment: Experiment) -> str:
     from .report.tables import readable, results_table
     from .training import fit
 
-    before = {path: path.stat().st_mtime_ns for path in runs_folder().glob("*/environment.json")}
+    started = time.time()
     run = fit(experiment)
     if not PartialState().is_main_process:
         return ""
-    ended = run.folder / "environment.json"
-    known = "It was finished before, so nothing was trained now.\n" * (before.get(ended) == ended.stat().st_mtime_ns)
+    old = (run.folder / "environment.json").stat().st_mtime < started
+    known = "It was finished before, so nothing was trained now.\n" * old
     return f"{known}{readable(results_table({experiment.title: run})).to_string()}\nThe run is in {run.folder}"
 
 
