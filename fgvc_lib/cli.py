@@ -1,18 +1,13 @@
 """`python -m fgvc_lib COMMAND …`: what the library does, from the command line."""
 
-import os
-import shutil
 import sys
 import time
 from importlib import import_module
-from pathlib import Path
-from typing import Literal
 
 import tyro
 
 from .config import Experiment, active_experiment, profile_named, runs_folder
-from .errors import ConfigError, DataError, FGVCError, TrainingError, nearest
-from .files import write_whole
+from .errors import ConfigError, FGVCError, TrainingError, nearest
 
 # What each command calls, and what its list says of it. tyro makes options of the function's arguments, and what it returns
 # is printed. The modules are imported when they are needed: some take seconds.
@@ -21,11 +16,11 @@ COMMANDS = {
     "publish": ("report.publish.publish", "renew the committed notebooks, figures and tables from that report"),
     "pdf": ("report.pdf.print_report", "print the report in build/report/ as one PDF"),
     "train": ("cli.train", "train and test one model"),
-    "explain": ("cli.explain", "what a trained model sees in photographs, with a picture for each"),
+    "explain": ("app.explain.explain", "what a trained model sees in photographs, with a picture for each"),
     "ablate": ("cli.ablate", "run every variant of the ablation"),
-    "claims": ("cli.claims", "what was measured on each claim of the course report, and the verdict"),
+    "claims": ("report.results.print_claims", "what was measured on each claim of the course report, and the verdict"),
     "rerun": ("cli.rerun", "train a variant again, and hold the result against the record"),
-    "curve": ("cli.curve", "test trained models whose last layer sees fewer and fewer patches"),
+    "curve": ("report.patch_curve.measure_curve", "test trained models whose last layer sees fewer and fewer patches"),
     "bench": ("report.cost.measure_cost", "measure what part selection costs"),
     "draw": ("synthbirds.generate", "draw the built-in birds into a folder"),
     "pretrain": ("experiments.pretrain.pretrain_model", "pre-train a model on built-in birds of other species"),
@@ -106,93 +101,6 @@ def rerun(variant: str, seed: int = 0) -> str:
     records = ablation.read_records(ablation.plan(base)[2])
     run = ablation.rerun(records, variant, seed, base.data)
     return f"{ablation.against_record(records, variant, seed, run)}\nThe run is in {run.folder}"
-
-
-def claims(lang: Literal["en", "zh-CN"] = "en") -> str:
-    """What was measured on each claim of the course report, and the verdict, from the records in data/.
-
-    Args:
-        lang: English or Chinese.
-    """
-    from .report.claims import claims, read_evidence
-    from .report.tables import readable
-
-    table, colon = readable(claims(read_evidence()), "claims", lang), "：" if lang == "zh-CN" else ": "
-    return "\n\n".join(
-        "\n  ".join([claim, *(f"{column}{colon}{cell}" for column, cell in row.items())]) for claim, row in table.iterrows()
-    )
-
-
-def explain(photos: tuple[str, ...], run: str | None = None, out: Path = Path("explained"), json: bool = False) -> str:
-    """What a trained model says of photographs, and where it looked: a picture each, and predictions.csv, in a folder.
-
-    Args:
-        photos: files, folders or patterns such as 'photos/*.jpg'.
-        run: a variant of the report, such as "ViT, overlap", or a run's folder; "PSM mul" unless told.
-        out: the folder.
-        json: write predictions.json, too.
-    """
-    from .app import explain_photographs, find_photos, named_run
-
-    out = Path(os.path.expanduser(out))
-    found, chosen = find_photos(photos, out), named_run(run)  # the photographs first: looking for a run may draw the birds
-    print(f"Run {chosen.folder.name}: {chosen.experiment.title}")
-    table = explain_photographs(found, chosen, out)
-    if json:
-        write_whole(out / "predictions.json", table.to_json(orient="records", indent=1))
-    failed = int((table["problem"] != "").sum())
-    text = "\n".join(map(_line, table.head(20).itertuples()))
-    text += f"\n{len(table) - failed} of {len(table)} photographs explained; pictures and predictions.csv are in {out}"
-    if failed:
-        print(text)
-        raise DataError(
-            f"{failed} of {len(table)} photographs could not be read, see `problem` in {out / 'predictions.csv'}"
-        )
-    return text
-
-
-def _line(row):
-    """A photograph's row of `explain_photographs` in a line; a long name loses its middle, so that the terminal holds it."""
-    if row.problem:
-        return row.problem
-    name, said = row.photo, f": {row.prediction}, {row.confidence:.0%}" + f"; {row.remarks}" * bool(row.remarks)
-    room = max(20, shutil.get_terminal_size().columns - len(said))
-    return (name if len(name) <= room else f"{name[: room // 2]}…{name[-((room - 1) // 2) :]}") + said
-
-
-def curve(runs: tuple[str, ...], out: Path | None = None) -> str:
-    """How accurate a trained ViT is when its last layer sees only the patches that each head prefers, by every fusion rule.
-
-    Args:
-        runs: a variant of the report, such as "ViT, overlap", or a run's folder; of several seeds, several folders.
-        out: write the records to this file, which ends in .parquet, and the figure beside it.
-    """
-    from .app import named_run
-    from .experiments.ablation import write_records
-    from .experiments.curve import areas, curves, means
-    from .report import plots
-    from .report.tables import curve_summary, curve_table, readable
-
-    if out and out.suffix != ".parquet":
-        raise ConfigError(f"the records go into a parquet file: name one that ends in .parquet, not {out}")
-    if not runs:
-        raise ConfigError('name a trained run: a variant of the report, such as "ViT, overlap", or a run\'s folder')
-    chosen = [named_run(name) for name in runs]
-    records = curves(chosen)
-    if out:
-        write_records(records, out)
-    points, table = means(records), areas(records)
-    text = f"Accuracy (different patches that the last layer sees), k patches a head:\n{curve_table(points).to_string()}\n\n"
-    text += f"{readable(table, 'areas').to_string()}\n\n{curve_summary(points, table)}"
-    if (trained := chosen[0].experiment).fusion:
-        text += (
-            f"\nThis model's last layer was trained on what {trained.fusion} chooses, {trained.top_k} a head. How many "
-            "patches a ViT needs is a question to one that was trained without --fusion."
-        )
-    if out:
-        write_whole(out.with_suffix(".png"), plots.png(plots.patch_curves(points)))
-        text += f"\nThe records are in {out}, the figure is {out.with_suffix('.png')}"
-    return text
 
 
 def main() -> None:

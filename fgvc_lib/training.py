@@ -203,7 +203,7 @@ def _train(experiment, model, accelerator, train, tests, folder, progress, termi
     with accelerator.main_process_first():  # it sets damaged checkpoints aside
         resume(folder, parts, state, accelerator.device)
         loader = train_loader(train, experiment, Draws(len(train), experiment, state["step"]))
-    prepared, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    prepared, loader = accelerator.prepare(model, loader)
     if experiment.compile:
         prepared = torch.compile(prepared)
 
@@ -215,16 +215,16 @@ def _train(experiment, model, accelerator, train, tests, folder, progress, termi
         # Dropout and random patches are as after a resume, and another draw in each share of the batch.
         share = len(shares) * accelerator.num_processes + accelerator.process_index
         seed_device(seed_of(experiment.seed, 1, state["step"], share), accelerator.device)
-        with accelerator.accumulate(prepared):  # gradients are averaged, and the optimiser moves, after the last share
+        with accelerator.accumulate(prepared):  # the processes' gradients are averaged with the last share only
             loss, correct = _step(prepared, images, labels, experiment)
             accelerator.backward(loss)
-            if experiment.clip_norm and accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(prepared.parameters(), experiment.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad()
         shares.append((loss.detach(), correct))
         if not accelerator.sync_gradients:
             continue
+        if experiment.clip_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), experiment.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
         lr = schedule.get_last_lr()[0]  # of this step; the schedule moves on to the next one's
         schedule.step()
         state["recent"].append(tuple(sum(column) / len(shares) for column in zip(*shares, strict=True)))

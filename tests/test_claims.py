@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from conftest import project_at
 
-from fgvc_lib.cli import claims as printed
 from fgvc_lib.config import PROFILES, project_path
 from fgvc_lib.errors import DataError
 from fgvc_lib.experiments.ablation import write_records
@@ -19,6 +18,7 @@ from fgvc_lib.part_selection import FUSIONS
 from fgvc_lib.report import claims as rules
 from fgvc_lib.report.claims import CLAIMS, Comparison, Evidence, Measured, claims, read_evidence, verdict
 from fgvc_lib.report.results import FRONT, PAGES, claims_text, front_table, results_pages
+from fgvc_lib.report.results import print_claims as printed
 from fgvc_lib.report.tables import LAYOUTS, markdown, readable
 from fgvc_lib.report.words import Words, template
 

@@ -176,7 +176,7 @@ def test_a_line_for_each_photograph_fits_into_the_terminal(columns, monkeypatch)
     table = pd.DataFrame({"photo": [f"a{'b' * 300}c.jpg"] * 3 + ["d.jpg"], "prediction": "Eider", "confidence": 0.874})
     table["remarks"] = ["", "transparent: laid on white", "", ""]
     table["problem"] = ["", "", f"{table['photo'][0]} is not an image", ""]
-    *long, broken, short = map(cli._line, table.itertuples())
+    *long, broken, short = map(module._line, table.itertuples())
     for line, end in zip(long, ("c.jpg: Eider, 87%", "c.jpg: Eider, 87%; transparent: laid on white"), strict=True):
         assert len(line) == columns and line.startswith("ab") and line.endswith(end)
     assert broken == table["problem"][2] and short == "d.jpg: Eider, 87%"

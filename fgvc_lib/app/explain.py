@@ -2,6 +2,7 @@
 
 import glob
 import os
+import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -24,6 +25,41 @@ from ..runs import Run, find_run
 from ..training import load_model
 from . import pictures
 from .insight import attention_map, look_into
+
+
+def explain(photos: tuple[str, ...], run: str | None = None, out: Path = Path("explained"), json: bool = False) -> str:
+    """What a trained model says of photographs, and where it looked: a picture each, and predictions.csv, in a folder.
+
+    Args:
+        photos: files, folders or patterns such as 'photos/*.jpg'.
+        run: a variant of the report, such as "ViT, overlap", or a run's folder; "PSM mul" unless told.
+        out: the folder.
+        json: write predictions.json, too.
+    """
+    out = Path(os.path.expanduser(out))
+    found, chosen = find_photos(photos, out), named_run(run)  # the photographs first: looking for a run may draw the birds
+    print(f"Run {chosen.folder.name}: {chosen.experiment.title}")
+    table = explain_photographs(found, chosen, out)
+    if json:
+        write_whole(out / "predictions.json", table.to_json(orient="records", indent=1))
+    failed = int((table["problem"] != "").sum())
+    text = "\n".join(map(_line, table.head(20).itertuples()))
+    text += f"\n{len(table) - failed} of {len(table)} photographs explained; pictures and predictions.csv are in {out}"
+    if failed:
+        print(text)
+        raise DataError(
+            f"{failed} of {len(table)} photographs could not be read, see `problem` in {out / 'predictions.csv'}"
+        )
+    return text
+
+
+def _line(row):
+    """A photograph's row of `explain_photographs` in a line; a long name loses its middle, so that the terminal holds it."""
+    if row.problem:
+        return row.problem
+    name, said = row.photo, f": {row.prediction}, {row.confidence:.0%}" + f"; {row.remarks}" * bool(row.remarks)
+    room = max(20, shutil.get_terminal_size().columns - len(said))
+    return (name if len(name) <= room else f"{name[: room // 2]}…{name[-((room - 1) // 2) :]}") + said
 
 
 def find_photos(patterns: Iterable[str | Path], out: Path = Path("explained")) -> dict[Path, Path]:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from scipy.integrate import trapezoid
 from tqdm import tqdm
 
 from ..datasets import box_views, eval_loader
@@ -183,4 +184,4 @@ def _weights(places, low, high):
     points = np.log(places[~places.duplicated()])  # a larger k that adds no patch adds no point
     corners = np.log(np.unique([low, high, *places.clip(low, high)]))
     hats = [np.interp(corners, points, hat) for hat in np.eye(len(points))]
-    return pd.Series(np.trapezoid(hats, corners) / np.log(high / low), points.index).reindex(places.index, fill_value=0.0)
+    return pd.Series(trapezoid(hats, corners) / np.log(high / low), points.index).reindex(places.index, fill_value=0.0)

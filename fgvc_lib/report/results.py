@@ -1,6 +1,7 @@
 """The pages of results, and the table of models on the front pages."""
 
 import re
+from typing import Literal
 
 import pandas as pd
 from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -20,6 +21,18 @@ FRONT = (
     "resnet18", "efficientnet_lite0", "vit", REFERENCE, "vit_overlap_larger_image", "psm_lastlayer", "psm_mul",
     "psm_mul_top8", "psm_mul_contrastive", "psm_random",
 )  # fmt: skip
+
+
+def print_claims(lang: Literal["en", "zh-CN"] = "en") -> str:
+    """What was measured on each claim of the course report, and the verdict, from the records in data/.
+
+    Args:
+        lang: English or Chinese.
+    """
+    table, colon = readable(claims(read_evidence()), "claims", lang), "：" if lang == "zh-CN" else ": "
+    return "\n\n".join(
+        "\n  ".join([claim, *(f"{column}{colon}{cell}" for column, cell in row.items())]) for claim, row in table.iterrows()
+    )
 
 
 def claims_text(evidence: Evidence, lang: str = "en") -> str:
