@@ -53,7 +53,7 @@ def test_a_rule_has_one_colour_in_every_figure():
     numbers = {"rate": 0.5, "low": 0.4, "high": 0.6, "chance": 0.3}
     rates = pd.DataFrame([{"measure": measure, "rule": rule, **numbers} for measure in ("one", "two") for rule in FUSIONS])
     panels = plots.hit_rates(rates).axes
-    points = [line for line in panels[0].lines if line.get_marker() not in ("", "None", None)]
+    points = [line for line in panels[0].lines if line.get_marker() not in ("", "None", None, "_")]  # _: an interval's ends
     assert [text.get_text() for text in panels[1].get_xticklabels()] == [*FUSIONS] and panels[1].get_title() == "two"
     attacks = pd.DataFrame({"variant": keys, "epsilon": 1.0, "accuracy": 0.5, "low": 0.4, "high": 0.6})
     attacked = lines(plots.robustness(attacks).axes[0])
@@ -74,6 +74,13 @@ def test_variants_of_one_rule_differ_in_their_lines():
     assert len(set(found.values())) == 5 and found["mine"][0] == "#000000"
 
 
+def test_the_test_accuracy_has_the_scale_of_the_training_or_says_where_its_own_starts():
+    two, many = (plots.learning_curves(dict.fromkeys(["vit", "vit_overlap", "psm_mul"][:n], METRICS)).axes for n in (2, 3))
+    assert two[1].get_ylim() == two[2].get_ylim() and two[1].get_ylim()[0] == 0 and two[2].get_title() == "test accuracy"
+    low = many[2].get_ylim()[0]
+    assert 0.3 < low < 0.4 and many[2].get_title() == f"test accuracy (axis from {low:.0%})"
+
+
 def test_models_are_grouped_by_what_they_ask_in_the_colours_of_their_families():
     keys = ["efficientnet_lite0", "vit", "psm_mul", "psm_mul_top2", "psm_random", "mine"]
     numbers = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "images": 10, "seeds": 5}
@@ -86,6 +93,8 @@ def test_models_are_grouped_by_what_they_ask_in_the_colours_of_their_families():
     assert names == ["ViT", "PSM mul", "PSM mul, 2 patches a head", "EfficientNet-Lite0", "PSM random", "mine"]
     heads = [text.get_text() for text in figure.axes[0].texts if text.get_fontweight() == "bold"]
     assert heads == ["The course report's steps", "More patches a head", "Controls", "Others"]
+    families = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert families == ["CNN", "ViT", "part selection", "random patches"]
     for bar, key in zip(figure.axes[0].patches, keys, strict=True):
         known = known_variants().get(key)
         assert to_hex(bar.get_facecolor()) == (plots.FAMILIES[known.family] if known else "#000000")

@@ -13,13 +13,13 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from ..app.pictures import COLOURS
 from ..config import figures_folder
 from ..experiments.bench import EVERY_MAP, MORE, NONE
-from ..experiments.variants import known_variants, title_of
+from ..experiments.variants import REFERENCE, known_variants, title_of
 from ..files import write_whole
 from ..part_selection import FUSIONS
 from .words import Words
@@ -30,13 +30,19 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, PINK, SKY, RED, TAN, _, GREY, *_ = COLOURS
 PURPLE, OLIVE = "#7b3fa0", "#756500"  # where the palette has what is too light for a line on white
 FAMILIES = {"cnn": ORANGE, "vit": BLUE, "psm": GREEN, "control": GREY}
-# One colour and marker per fusion rule, and one each for the models without part selection, in all figures.
+FAMILY_NAMES = {"cnn": "CNN", "vit": "ViT", "psm": "part selection", "control": "random patches"}
+# One colour and marker per fusion rule, and one each for the models without part selection, in all figures; and dashes,
+# which tell rules apart in grey, too.
 LOOKS = {
-    "cnn": (ORANGE, "s"), "vit": (BLUE, "o"), "add": (PINK, "^"), "matmul": (RED, "<"), "lastlayer": (TAN, ">"),
-    "mul": (GREEN, "D"), "rollout": (SKY, "v"), "lowrank": (PURPLE, "P"), "maws": (OLIVE, "X"), "random": (GREY, "*"),
-    "random_on_bird": ("black", "p"),
+    "cnn": (ORANGE, "s", "-"), "vit": (BLUE, "o", "-"), "mul": (GREEN, "D", "-"),
+    "add": (PINK, "^", (0, (9, 1.5))), "matmul": (RED, "<", (0, (4, 1.2))), "lastlayer": (TAN, ">", (0, (7, 1.5, 1, 1.5))),
+    "rollout": (SKY, "v", (0, (3, 1, 1, 1, 1, 1))), "lowrank": (PURPLE, "P", (0, (2, 1))),
+    "maws": (OLIVE, "X", (0, (8, 1.5, 3, 1.5))), "random": (GREY, "*", ":"), "random_on_bird": ("black", "p", (0, (1, 3))),
 }  # fmt: skip
+FILLED = {"markersize": 7, "markeredgecolor": "white", "markeredgewidth": 0.6}  # the edge parts it from what lies below
+HOLLOW = {"markersize": 9, "markeredgewidth": 1.3, "fillstyle": "none"}  # and larger: a filled one fits in
 UNKNOWN = "black"  # what is no variant of the report
+UNKNOWN_LOOK = (UNKNOWN, "o", "-")
 DPI, QUALITY = 150, 80  # of pictures: two pixels for one of a common screen
 EDGE = {"bbox_inches": "tight", "pad_inches": 0.08}
 QUESTIONS = (
@@ -85,14 +91,17 @@ def jpeg(figure: Figure) -> bytes:
 
 
 def shares(values: dict[str, np.ndarray], xlabel: str) -> Figure:
-    """Distributions of a share in 0..1 with their means: the CNN's, filled in its colour, and in outline what it is held
-    against."""
+    """Distributions of a share in 0..1 with their means at the top: the CNN's, filled in its colour, and in outline what it
+    is held against."""
     figure, (axis,) = _axes(6.5, 3.6)
     looks = [{"color": ORANGE}, {"color": "black", "histtype": "step", "linestyle": "--", "linewidth": 1.5}]
+    top, highest = axis.get_xaxis_transform(), max(share.mean() for share in values.values())
     for look, (name, share) in zip(looks, values.items(), strict=False):
-        axis.hist(share, np.linspace(0, 1, 41), label=f"{name}, mean {share.mean():.0%}", **look)
-        line = {"color": look["color"], "linestyle": look.get("linestyle"), "linewidth": 2}
-        axis.axvline(share.mean(), **line, path_effects=[withStroke(linewidth=4, foreground="white")])  # seen on a bar, too
+        axis.hist(share, np.linspace(0, 1, 41), label=name, **look)
+        mean, filled = share.mean(), "full" if "histtype" not in look else "none"
+        axis.plot(mean, 1.03, "v", color=look["color"], markersize=9, fillstyle=filled, transform=top, clip_on=False)
+        side = {"xytext": (8, 0), "ha": "left"} if mean == highest else {"xytext": (-8, 0), "ha": "right"}
+        axis.annotate(f"mean {mean:.0%}", (mean, 1.03), xycoords=top, textcoords="offset points", va="center", **side)
     axis.set(xlabel=xlabel, ylabel=f"test images (of {len(share)})", xlim=(0, 1))
     axis.margins(y=0.1)
     axis.xaxis.set_major_formatter(PERCENT)
@@ -103,13 +112,20 @@ def shares(values: dict[str, np.ndarray], xlabel: str) -> Figure:
 def learning_curves(metrics: dict[str, pd.DataFrame]) -> Figure:
     """Training loss, training accuracy and test accuracy against the step; in each a line per variant's `Run.metrics`."""
     figure, axes = _axes(8, 3.6, columns=3)
-    for key, style in _styles(metrics).items():
-        frame, line = metrics[key], style | {"marker": ""}
+    titles = ["training loss, smoothed", "training accuracy, smoothed", "test accuracy"]
+    if shared := len(metrics) < 3:  # the lines of more would lie on each other
+        axes[2].sharey(axes[1])
+    for place, (key, style) in enumerate(_styles(metrics).items()):
+        frame = metrics[key]
+        every = max(len(metrics), len(frame) // 4)  # few markers, and each line's at other steps
+        line = style | {"markersize": style["markersize"] - 2, "markevery": (place * every // len(metrics), every)}
         axes[0].plot(frame["step"], frame["loss"].rolling(3, 1).mean(), **line)
         axes[1].plot(frame["step"], frame["accuracy"].rolling(3, 1).mean(), label=title_of(key), **line)
         tested = frame.dropna(subset="test_accuracy")
         axes[2].plot(tested["step"], tested["test_accuracy"], label=title_of(key), **style)
-    for axis, title in zip(axes, ("training loss, smoothed", "training accuracy, smoothed", "test accuracy"), strict=True):
+    if not shared:
+        titles[2] += f" (axis from {axes[2].get_ylim()[0]:.0%})"
+    for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, fontsize=10)
         axis.set(xlabel="step", xlim=axes[0].get_xlim())
     for axis in axes[1:]:
@@ -136,7 +152,7 @@ def accuracies(tables: dict[str, pd.DataFrame]) -> Figure:
 def differences(tables: dict[str, pd.DataFrame], reference: str) -> Figure:
     """`summaries.summary` by name: how much more accurate each variant is than `reference`, with its interval, in points.
 
-    A difference of more than WIDEST points is written at the edge.
+    A difference of more than WIDEST points is written at the edge, beside an arrow that points off the scale.
     """
     figure, axes, places = _by_question({name: table.drop(index=reference) for name, table in tables.items()})
     for axis, (name, table) in zip(axes, tables.items(), strict=True):
@@ -146,8 +162,8 @@ def differences(tables: dict[str, pd.DataFrame], reference: str) -> Figure:
             if abs(middle) > WIDEST:
                 side = np.sign(middle)
                 words = f"{middle:+.0f} ({low:+.0f} to {high:+.0f})".replace("-", "−")
-                axis.plot(side * WIDEST, place, "<" if side < 0 else ">", color=colour, markersize=7)
-                axis.text(side * (WIDEST - 0.8), place, words, va="center", ha="left" if side < 0 else "right", fontsize=8)
+                axis.plot(side * (WIDEST + 1.3), place, "<" if side < 0 else ">", color=colour, markersize=7)
+                axis.text(side * (WIDEST + 0.5), place, words, va="center", ha="left" if side < 0 else "right", fontsize=9)
                 continue
             axis.plot([low, high], [place] * 2, color=colour, linewidth=2)
             axis.plot(middle, place, "o", color=colour, markersize=6)
@@ -159,7 +175,7 @@ def differences(tables: dict[str, pd.DataFrame], reference: str) -> Figure:
 
 
 def _by_question(tables):
-    """A panel a table, which share their lines: a line a variant, below the question that it answers.
+    """A panel a table, which share their lines: a line a variant, below the question that it answers; families in a legend.
 
     -> figure, axes, the place of each variant's line.
     """
@@ -171,7 +187,7 @@ def _by_question(tables):
             heads[question] = at
             places |= {key: at + 1 + place for place, key in enumerate(members)}
             at += len(members) + 1.6
-    figure, axes = _axes(3.2 * len(tables) + 1.8, 0.25 * at + 0.9, columns=len(tables), sharey=True)
+    figure, axes = _axes(3.2 * len(tables) + 1.8, 0.25 * at + 1.2, columns=len(tables), sharey=True)
     axes[0].set_yticks(list(places.values()), [title_of(key) for key in places], fontsize=10)
     axes[0].set_ylim(at - 0.8, -0.8)
     for axis, table in zip(axes, tables.values(), strict=True):
@@ -187,6 +203,9 @@ def _by_question(tables):
             question, (0, place), xycoords=("axes fraction", "data"), xytext=(-6, 0), textcoords="offset points",
             ha="right", va="center", fontsize=10, fontweight="bold",
         )  # fmt: skip
+    colours = {_family_colour(key) for key in keys}
+    patches = [Patch(color=FAMILIES[name], label=words) for name, words in FAMILY_NAMES.items() if FAMILIES[name] in colours]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
     return figure, axes, places
 
 
@@ -215,8 +234,9 @@ def robustness(table: pd.DataFrame) -> Figure:
     figure, (axis,) = _axes(6.5, 3.8)
     for key, style in _styles(table["variant"].unique()).items():
         frame = table[table["variant"] == key]
-        axis.plot(frame["epsilon"], frame["accuracy"], label=title_of(key), **style)
-        axis.fill_between(frame["epsilon"], frame["low"], frame["high"], color=style["color"], alpha=0.18, linewidth=0)
+        axis.plot(frame["epsilon"], frame["accuracy"], label=title_of(key), clip_on=False, zorder=3, **style)
+        band = {"facecolor": (style["color"], 0.18), "edgecolor": (style["color"], 0.7), "linewidth": 0.7}
+        axis.fill_between(frame["epsilon"], frame["low"], frame["high"], **band)
     axis.set(xlabel="epsilon, grey levels (of 255)", ylabel="test accuracy, 95% interval", ylim=(0, None))
     axis.yaxis.set_major_formatter(PERCENT)
     epsilons = sorted(set(table["epsilon"]))
@@ -231,11 +251,11 @@ def hit_rates(table: pd.DataFrame) -> Figure:
     figure, axes = _axes(8, 3.8, columns=table["measure"].nunique(), sharey=True)
     for axis, (measure, frame) in zip(axes, table.groupby("measure", sort=False), strict=True):
         for place, (_, row) in enumerate(frame.iterrows()):
-            colour, marker = LOOKS.get(row["rule"], (UNKNOWN, "o"))
-            axis.plot([place] * 2, row[["low", "high"]], color="black", linewidth=1.5)
-            axis.plot(place, row["rate"], marker, color=colour, markersize=8, markeredgecolor="black", markeredgewidth=0.6)
+            colour, marker, _ = LOOKS.get(row["rule"], UNKNOWN_LOOK)
+            axis.plot(place, row["rate"], marker, color=colour, markersize=6)
+            axis.plot([place] * 2, row[["low", "high"]], "_-", color="black", linewidth=1.2, markersize=8)  # seen on it
             label = "chance" if place == 0 else None
-            axis.hlines(row["chance"], place - 0.35, place + 0.35, color="black", linewidth=2, label=label)
+            axis.hlines(row["chance"], place - 0.35, place + 0.35, color="black", linewidth=2, label=label, zorder=1)
         axis.set_xticks(range(len(frame)), frame["rule"], rotation=40, ha="right", rotation_mode="anchor")
         axis.set_title(textwrap.fill(measure, 40), fontsize=11)
         axis.set_ylim(0, 1.02)
@@ -251,12 +271,12 @@ def patch_curves(points: pd.DataFrame) -> Figure:
     """
     figure, (axis,) = _axes(7.5, 4.2)
     for rule, frame in points.groupby("rule", sort=False, observed=True):
-        colour, marker = LOOKS[rule]
-        name, chosen = Words().write("rule", rule), rule in FUSIONS
-        style = {"color": colour, "marker": marker, "markersize": 5, "linestyle": "-" if chosen else ":", "linewidth": 1.5}
-        axis.plot(frame["patches"], frame["accuracy"], label=name, **style)
+        colour, marker, dashes = LOOKS[rule]
+        width, above = (2.2, 3) if rule == "mul" else (1.5, 2)
+        style = FILLED | {"color": colour, "marker": marker, "linestyle": dashes, "linewidth": width, "zorder": above}
+        axis.plot(frame["patches"], frame["accuracy"], label=Words().write("rule", rule), **style)
         if rule == "mul":
-            style = {"color": colour, "alpha": 0.1, "linewidth": 0, "label": "95% interval of mul"}
+            style = {"color": colour, "alpha": 0.18, "linewidth": 0, "label": "95% interval of mul"}
             axis.fill_between(frame["patches"], frame["low"], frame["high"], **style)
     (patches,) = set(points.index.unique("k")[-1:])
     whole = points.loc[("mul", patches), "accuracy"]
@@ -267,30 +287,34 @@ def patch_curves(points: pd.DataFrame) -> Figure:
     axis.set_xticks(shown := [tick for tick in ticks if low / 1.3 <= tick <= high * 1.3], shown)
     axis.minorticks_off()
     axis.yaxis.set_major_formatter(PERCENT if np.ptp(axis.get_ylim()) > 0.05 else "{x:.1%}")
-    axis.legend(**BESIDE)
+    axis.legend(**BESIDE, handlelength=4)  # long enough for dashes beside a marker
     return figure
 
 
 def cost(table: pd.DataFrame, floor: float) -> Figure:
     """The rows of `bench.measure` in COST_ROWS: time of a training step as a ratio to that without PSM, with its interval,
-    and peak memory; dashed: every map kept, dotted: more patches a head. floor: the share of the layers that see all tokens.
+    and peak memory; dashed and hollow: every map kept, dotted: more patches a head. floor: the share of the layers that see
+    all tokens, a step without the last of L layers; what is measured may lie below it, by noise.
     """
     figure, axes = _axes(7, 6.6, rows=2)
     table = table[(table["problem"] == "") & table["row"].isin(COST_ROWS)]
     ends = ([], [])
     for place, (row, frame) in enumerate(table.groupby("row", sort=False)):
         rule = row.partition(",")[0]
-        colour, marker = LOOKS.get("vit" if rule == NONE else rule, (UNKNOWN, "*"))
+        colour, marker, _ = LOOKS.get("vit" if rule == NONE else rule, UNKNOWN_LOOK)
         line = "--" if row in EVERY_MAP else ":" if row == MORE else "-"
-        style = {"color": colour, "marker": marker, "markersize": 5, "linestyle": line, "label": row}
-        x = frame["patches"] + 20 * (place - 2)  # side by side
+        style = {"color": colour, "marker": marker, "linestyle": line, "label": row}
+        style |= {"fillstyle": "none"} if row in EVERY_MAP else {"markeredgecolor": "white"}
+        size, width, above = (8, 2.5, 2) if rule == "matmul" else (5, 1.3, 3)  # which often has the values of mul
+        style |= {"markersize": size, "linewidth": width, "zorder": above}
+        x = frame["patches"] + table["patches"].max() / 40 * (place - 2)  # side by side
         axes[0].plot(x, frame["train_ratio"], **style)
         axes[0].vlines(x, frame["train_low"], frame["train_high"], color=colour, linewidth=1)
         axes[1].plot(frame["patches"], frame["memory_mb"] / 1e3, **style)
         for end, value in zip(ends, (frame["train_ratio"], frame["memory_mb"] / 1e3), strict=True):
             end.append((value.iloc[-1], row, colour))
     axes[0].axhline(floor, color="black", linestyle="--", linewidth=1)
-    ends[0].append((floor, f"floor {floor:.3f}", "black"))
+    ends[0].append((floor, f"(L − 1)/L = {floor:.3f}", "black"))
     sizes = table.drop_duplicates("patches")
     labels = [f"{patches:,}\n{size} px" for patches, size in zip(sizes["patches"], sizes["size"], strict=True)]
     for axis in axes:
@@ -334,13 +358,14 @@ def _family_colour(key):
 
 
 def _styles(keys):
-    """Colour, marker and line of each variant, by key; those of one rule differ in their lines."""
+    """Colour, marker and line of each variant, by key; those of one rule differ in their lines, the REFERENCE is thicker."""
     styles, looks = {}, []
     for key in keys:
         variant = known_variants().get(key)
         look = variant and (variant.experiment.fusion or variant.family)
-        colour, marker = LOOKS.get(look, (UNKNOWN, "o"))
+        colour, marker, _ = LOOKS.get(look, UNKNOWN_LOOK)
         line = ("-", "--", ":", "-.")[looks.count(look) % 4]
-        styles[key] = {"color": colour, "marker": marker, "linestyle": line}
+        styles[key] = {"color": colour, "marker": marker, "linestyle": line, "linewidth": 2.5 if key == REFERENCE else 1.5}
+        styles[key] |= HOLLOW if look in looks or key == REFERENCE else FILLED
         looks.append(look)
     return styles
