@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 
 from fgvc_lib.app import pictures
 
@@ -80,6 +81,34 @@ def test_heads_that_chose_the_same_patch_are_all_seen():
     assert not np.array_equal(one, two)
     pairs = pixels(pictures.marked(PICTURE, np.array([4, 5]), 3, 12, 10, top_k=2))  # two patches of head 1
     assert not np.array_equal(pairs, pixels(pictures.marked(PICTURE, np.array([4, 5]), 3, 12, 10)))
+
+
+def test_numbers_keep_off_the_places_that_are_to_be_seen():
+    scale = pictures.SIZE / 32
+    for corner in ([10.9, 9.4], [21.1, 9.4], [10.9, 22.9]):  # where the number would stand, x y, in pixels of PICTURE
+        free = pixels(pictures.marked(PICTURE, np.array([4]), 3, 12, 10, points=np.array([corner, [np.nan] * 2])))
+        x, y = (int(scale * one) for one in corner)
+        assert free[y - 5 : y + 5, x - 8 : x + 8] == pytest.approx(0.5, abs=0.01)
+    assert not np.array_equal(free, pixels(pictures.photograph(PICTURE)))
+
+
+def test_numbers_are_readable_on_their_colour():
+    def luminance(colour):
+        parts = np.array(to_rgb(colour))
+        return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722] + 0.05
+
+    for colour in pictures.COLOURS:
+        light, dark = sorted([luminance(colour), luminance(pictures.ink(colour))], reverse=True)
+        assert light / dark >= 4.5, colour
+
+
+def test_the_largest_weight_is_framed_in_black_and_white_where_there_is_a_map():
+    weights, edge = np.zeros((3, 3)), 11 * pictures.SIZE // 32
+    weights[1, 2] = 7
+    found = pixels(pictures.overlay(PICTURE, weights, patch_size=12, stride=10))
+    assert found[edge - 2 : edge, 260] == pytest.approx(0) and found[edge : edge + 2, 260] == pytest.approx(1)
+    assert found[edge + 50, 260] == pytest.approx(pictures.blend(PICTURE, np.ones((32, 32)))[0, 0], abs=0.01)
+    assert pixels(pictures.overlay(PICTURE, weights, 12, 10, strength=0.0)) == pytest.approx(0.5, abs=0.01)
 
 
 def test_a_row_of_pictures_is_one_jpeg():

@@ -137,20 +137,21 @@ def test_photographs_become_pictures():
         assert plots.png(figure).startswith(b"\x89PNG")
     assert [len(axis.images) for axis in figures[0].axes[:6]] == [1] * 6
     zooms = [axis for below in figures[3].axes[3:6] for axis in below.child_axes]  # below the first row of three
-    assert [axis.get_xlabel() for axis in zooms] == ["eye", "tail", "eye", "tail", "eye"] and zooms[0].get_xlim() == (
-        pytest.approx(4 - 32 / 16),
-        pytest.approx(4 + 32 / 16),
-    )
+    assert [axis.get_xlabel() for axis in zooms] == ["1 eye", "2 tail", "1 eye", "2 tail", "1 eye"]
+    assert [text.get_text() for axis in figures[3].axes[:3] for text in axis.texts] == ["1", "2", "1", "2", "1"]
+    assert zooms[0].get_xlim() == (pytest.approx(4 - 32 / 16), pytest.approx(4 + 32 / 16))
     colours = {}
     for zoom in zooms:
         colours.setdefault(zoom.get_xlabel(), set()).add(to_hex(zoom.spines["left"].get_edgecolor()))
-    assert [len(found) for found in colours.values()] == [1, 1] and colours["eye"] != colours["tail"]
+    assert [len(found) for found in colours.values()] == [1, 1] and colours["1 eye"] != colours["2 tail"]
     crosses = (
         panels.selected_patches([picture], np.array([[0, 1]]), ["a"], 3, 12, 10, [np.array([[8.0, 16.0]])]).axes[0].lines
     )
     assert [line.get_xydata().tolist() for line in crosses] == [[[80, 160]]] * 2
     box = figures[2].axes[0].patches[0]
     assert (box.get_x(), box.get_width()) == (pytest.approx(2 * 10 - 0.5), pytest.approx(8 * 10))
+    whole = panels.saliency_grid([picture], {}, ["a"], np.array([[0.0, 0.0, 32.0, 32.0]])).axes[0].patches[0]
+    assert whole.get_x() > 0 and whole.get_x() + whole.get_width() < 319  # no side is lost against the page
 
 
 def test_pictures_keep_their_colours(tmp_path, monkeypatch):

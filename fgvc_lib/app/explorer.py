@@ -37,7 +37,7 @@ class Settings(NamedTuple):
     layer: int = 1  # 1..L-1, or the last below that of a model with fewer layers
     head: int = 0  # 1..K, or the last of a model with fewer heads; 0: their mean
     top_k: int = 1  # patches a head
-    strength: float = 0.65  # of maps over the photograph, 0..1
+    strength: float = pictures.STRENGTH  # of maps over the photograph, 0..1
 
 
 class Explorer:
@@ -220,7 +220,7 @@ def explorer_widget(base: Experiment) -> "ipywidgets.Widget":
         "layer": control(widgets.BoundedIntText, "layer", min=1, max=depth - 1, value=depth - 1),
         "head": control(widgets.Dropdown, "head", options={"mean of heads": 0} | {str(n): n for n in range(1, heads + 1)}),
         "top_k": control(widgets.BoundedIntText, "patches a head", min=1, max=4, value=1),
-        "strength": control(widgets.BoundedFloatText, "strength of maps", min=0, max=1, step=0.05, value=0.65),
+        "strength": control(widgets.BoundedFloatText, "strength of maps", min=0, max=1, step=0.05, value=pictures.STRENGTH),
     }
     upload = widgets.FileUpload(accept="image/*", description="Your photograph", layout={"width": "22rem"})
     message, page = widgets.HTML(), widgets.HTML()

@@ -2,60 +2,69 @@
 
 import textwrap
 from collections.abc import Sequence
-from itertools import chain, cycle, product
+from itertools import chain, product
 
 import matplotlib
 import numpy as np
 import torch
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PatchCollection
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from ..app.pictures import COLOUR_MAP, COLOURS, SIZE, heat, marked, overlay, photograph
+from ..app.pictures import COLOUR_MAP, COLOURS, SIZE, blend, heat, ink, marked, overlay, photograph
 from ..datasets.geometry import patch_boxes
 
 ZOOM = 8  # frames of a mark that fit side by side into its picture
+EDGE = 5  # pixels of SIZE from a picture's edge to a line that is whole
 
 
 def image_grid(
     pictures: Sequence, titles: Sequence[str], columns: int = 4, marks: Sequence[dict[str, np.ndarray]] = ()
 ) -> Figure:
     """Pictures (H, W, 3) in rows of `columns`, each with a title; marks: for each picture, places x y by name, the first six
-    of which are framed, and shown enlarged below the picture. A name has one colour in all pictures."""
+    of which are framed, and shown enlarged below the picture. A name has one number and colour in all pictures."""
     heights = (1, 0.9) if len(marks) else (1,)
     figure, axes = _panels(-(-len(pictures) // columns), columns, ratio=sum(heights) + 0.12, heights=heights)
     upper, lower = axes[:: len(heights)], axes[len(heights) - 1 :: len(heights)]
     for axis, picture, title in zip(upper.flat, pictures, titles, strict=False):
         axis.imshow(picture)
         axis.set_title("\n".join(textwrap.fill(line, 20) for line in title.splitlines()), fontsize=10)
-    colours = dict(zip(dict.fromkeys(chain(*marks)), cycle(COLOURS)))
+    names = list(dict.fromkeys(chain(*marks)))
     for axis, below, picture, points in zip(upper.flat, lower.flat, pictures, marks, strict=False):
         side = np.array(np.shape(picture)[1::-1]) / ZOOM  # width, height
         for place, (name, point) in enumerate([*points.items()][:6]):
             x, y = np.clip(point - side / 2, 0, (ZOOM - 1) * side)
-            frame = Rectangle((x, y), *side, fill=False, edgecolor=colours[name], linewidth=1.5)
+            number = names.index(name) + 1
+            colour = COLOURS[(number - 1) % len(COLOURS)]
+            frame = Rectangle((x, y), *side, fill=False, edgecolor=colour, linewidth=1.5)
             frame.set_path_effects([withStroke(linewidth=2.5, foreground="white")])  # stands out in grey, too
             axis.add_patch(frame)
+            tag = {"facecolor": colour, "edgecolor": "none", "pad": 1.2}
+            axis.text(x, y, number, size=7, color=ink(colour), va="center", ha="center", bbox=tag)
             zoom = below.inset_axes((0.34 * (place % 3), 0.6 - 0.5 * (place // 3), 0.32, 0.37))
             zoom.imshow(picture)
             zoom.set(xticks=[], yticks=[], xlim=(x, x + side[0]), ylim=(y + side[1], y))
-            zoom.set_xlabel(name, fontsize=8, labelpad=2)
-            zoom.spines[:].set(color=colours[name], linewidth=2)
+            zoom.set_xlabel(f"{number} {name}", fontsize=9, labelpad=2)
+            zoom.spines[:].set(color=colour, linewidth=2)
     return figure
 
 
 def saliency_grid(
     pictures: Sequence, maps: dict[str, np.ndarray], titles: Sequence[str], boxes: np.ndarray | None = None
 ) -> Figure:
-    """Pictures, and below them a row of maps (B, H, W) per name, each in colours from 0 to its own largest value; the
+    """Pictures, and below them a row of maps (B, H, W) per name, each in colours from 0 to its own largest values; the
     annotated boxes (B, 4) drawn where they are known."""
     rows = [[photograph(picture) for picture in pictures], *([heat(one) for one in row] for row in maps.values())]
     figure, axes = _grid(rows, titles, ("", *maps), size=1.3)
-    for column, box in enumerate(() if boxes is None else boxes):
+    for column, (x, y, width, height) in enumerate(() if boxes is None else boxes * SIZE / pictures[0].shape[0]):
+        corners = np.clip([(x, y), (x + width, y + height)], EDGE, SIZE - EDGE)  # a line on the picture's edge would be lost
         for axis in axes[:, column]:
-            axis.add_patch(_box(box * SIZE / pictures[0].shape[0]))
-    _scale(figure, axes, "0", "largest value of a map")
+            axis.add_patch(box := _box((*corners[0], *(corners[1] - corners[0]))))
+            box.set_path_effects([withStroke(linewidth=3, foreground="black")])
+    _scale(figure, axes, "0", "largest 0.5% of a map", COLOUR_MAP)
     return figure
 
 
@@ -65,8 +74,10 @@ def patch_grids(picture: np.ndarray, patch_size: int, strides: Sequence[int]) ->
     for axis, stride in zip(axes[0], strides, strict=True):
         side = (picture.shape[0] - patch_size) // stride + 1
         axis.imshow(picture)
-        for box in patch_boxes(np.arange(side * side), side, patch_size, stride):
-            axis.add_patch(_box(box, linewidth=0.6))
+        boxes = [_box(box, linewidth=0.6) for box in patch_boxes(np.arange(side * side), side, patch_size, stride)]
+        axis.add_collection(PatchCollection(boxes, facecolor="none", edgecolor="#0006", linewidth=1.6, zorder=0.5))
+        for box in boxes:  # above the dark lines, which show them on white feathers, too
+            axis.add_patch(box)
         middle = side * (side // 2) + side // 2
         for box, line in zip(patch_boxes([middle, middle + 1], side, patch_size, stride), ("-", "--"), strict=True):
             frame = {"fill": False, "capstyle": "butt"}
@@ -86,7 +97,8 @@ def position_similarity(pos_embed: torch.Tensor, grid: tuple[int, int]) -> Figur
         image = axis.imshow(maps[row * grid[1] + column], cmap="viridis", vmin=-1, vmax=1)
         for colour, width in (("white", 4), ("black", 1.8)):
             axis.plot(column, row, "x", color=colour, markersize=7, markeredgewidth=width)
-    figure.colorbar(image, ax=axes, label="cosine similarity", location="bottom", shrink=0.6, aspect=30, ticks=[-1, 0, 1])
+    label = "cosine similarity to the patch at the cross"
+    figure.colorbar(image, ax=axes, label=label, location="bottom", shrink=0.6, aspect=30, ticks=[-1, 0, 1])
     return figure
 
 
@@ -98,7 +110,8 @@ def attention_maps(
     for picture, row in zip(pictures, maps, strict=True):
         shown.append([photograph(picture), *(overlay(picture, weights, patch_size, stride) for weights in row)])
     figure, axes = _grid(shown, ("picture", *titles), rows, size=1.0)
-    _scale(figure, axes, "smallest weight of a map", "largest")
+    blended = ListedColormap(blend(np.full((256, 3), 0.5), np.linspace(0, 1, 256)))  # as over a picture, here mid-grey
+    _scale(figure, axes, "smallest weight of a map", "largest, framed", blended)
     return figure
 
 
@@ -115,7 +128,9 @@ def selected_patches(
 
     points: for each picture, the places (M, 2) x y that should be hit, each a cross.
     """
-    framed = [marked(picture, some, columns, patch_size, stride) for picture, some in zip(pictures, parts, strict=True)]
+    points = points if len(points) else [()] * len(pictures)
+    each = zip(pictures, parts, points, strict=True)
+    framed = [marked(picture, some, columns, patch_size, stride, points=places) for picture, some, places in each]
     figure = image_grid(framed, titles, min(4, len(pictures)))
     for axis, some in zip(figure.axes, points, strict=False):
         x, y = np.reshape(some, (-1, 2)).T * SIZE / len(pictures[0])
@@ -145,9 +160,9 @@ def _grid(pictures, titles, rows, size):
     return figure, axes
 
 
-def _scale(figure, axes, low, high):
+def _scale(figure, axes, low, high, colours):
     """A bar below all panels, with the colours of maps that are each scaled to their own range; low, high: its ends."""
-    bar = figure.colorbar(ScalarMappable(cmap=COLOUR_MAP), ax=axes, location="bottom", shrink=0.4, aspect=30, ticks=[0, 1])
+    bar = figure.colorbar(ScalarMappable(cmap=colours), ax=axes, location="bottom", shrink=0.4, aspect=30, ticks=[0, 1])
     bar.ax.set_xticklabels([low, high], fontsize=9)
 
 
