@@ -38,7 +38,8 @@ SET_BEFORE = {
     "--skip-broken": "SKIP_BROKEN=1 before the command",
 }
 INSTEAD = dict.fromkeys(("report", "explain", "ablate", "rerun", "curve", "bench"), SET_BEFORE)
-INSTEAD["train"] = {"--learning-rate": "--lr"}
+INSTEAD["train"] = {"--learning-rate": "--lr", "--root": "--data"}
+INSTEAD["data check"] = {"--data": "--root"}
 
 
 def train(experiment: Experiment) -> str:
@@ -53,7 +54,10 @@ def train(experiment: Experiment) -> str:
     if not PartialState().is_main_process:
         return ""
     old = (run.folder / "environment.json").stat().st_mtime < started
-    known = "It was finished before, so nothing was trained now.\n" * old
+    known = (
+        f"It was finished before, by {run.environment['processes']} process(es), so nothing was trained now: another "
+        "seed, or RUNS=folder before the command, trains anew.\n"
+    ) * old
     return f"{known}{readable(results_table({experiment.title: run})).to_string()}\nThe run is in {run.folder}"
 
 

@@ -3,7 +3,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import project_at
+from conftest import project_at, write_cub
 from PIL import Image
 
 from fgvc_lib.config import Experiment
@@ -191,3 +191,10 @@ def test_skip_broken_leaves_photographs_out_everywhere(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("fgvc_lib.datasets.image_set._flaw", lambda path: seen.append(path) or "")
     assert open_splits(experiment.replace(skip_broken=True))[0].skipped == 1 and not seen  # what was seen is remembered
+
+
+def test_an_official_split_that_is_not_used_is_said(tmp_path):
+    images = build_dataset("folders", write_cub(tmp_path / "cub", train=8, test=2))
+    assert any(
+        "official split in train_test_split.txt is not used: leave out the option --dataset" in one for one in images.remarks
+    )

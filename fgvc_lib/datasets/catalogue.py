@@ -85,10 +85,12 @@ CATALOGUE = {
 def published(name: str) -> tuple[str, Published]:
     """A set of the catalogue with its whole name; `name` may be the start of it, if no other starts so.
 
-    Raises ConfigError, with the nearest and all names, where there is no such set.
+    Raises ConfigError, with the names that start so, or with the nearest and all names where none does.
     """
     found = [known for known in CATALOGUE if name and known.startswith(name)]
-    if len(found) != 1:
+    if len(found) > 1:
+        raise ConfigError(f"{name!r} is the start of several data sets: say which of {', '.join(found)}")
+    if not found:
         raise ConfigError(f"unknown data set {name!r}{nearest(name, CATALOGUE)}: choose one of {', '.join(CATALOGUE)}")
     return found[0], CATALOGUE[found[0]]
 

@@ -160,6 +160,8 @@ def _remarks(base, apart, elsewhere, found: Listing):
     beside = [f"{other.name}/" for other in place.parent.iterdir() if other != place and other.name.lower() in PART]
     if beside and place.name.lower() in PART:
         remarks.append(f"{' and '.join(beside)} beside it not used: name {place.parent} for that")
+    if any(path.name == "train_test_split.txt" for path in found.unread):
+        remarks.append("the official split in train_test_split.txt is not used: leave out the option --dataset for that")
     counts = {"hidden or system entries": len(found.hidden), "images elsewhere in it": elsewhere}
     remarks += [f"not read: {described(found.unread)}"] if found.unread else []
     return remarks + [f"{what} left out: {number:,}" for what, number in counts.items() if number]

@@ -33,13 +33,14 @@ def join(experiment: Experiment) -> Accelerator:
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
     if not several and any(known.get(name, "") not in ONE for name in MPI):
         raise TrainingError(f"a launcher of MPI has started several processes: {INSTEAD}")
-    if not several and on_cpu and {"MASTER_ADDR", "MASTER_PORT"} <= set(known):  # which it sets for several processes only
-        raise TrainingError(f"`accelerate launch --cpu` was asked for several processes and started one: {INSTEAD}")
+    launched = on_cpu or "ACCELERATE_MIXED_PRECISION" in os.environ
+    if not several and launched and {"MASTER_ADDR", "MASTER_PORT"} <= set(known):  # which it sets for several processes only
+        raise TrainingError(f"`accelerate launch` was asked for several processes and started one: {INSTEAD}")
     shares = experiment.accumulate * (int(known["WORLD_SIZE"]) if several else 1)
     if experiment.batch_size % shares:
         raise ConfigError(
-            f"batch_size {experiment.batch_size} cannot be shared equally by {shares // experiment.accumulate} processes "
-            f"with accumulate {experiment.accumulate}: make it a multiple of {shares}"
+            f"batch_size {experiment.batch_size} cannot be shared equally by {shares // experiment.accumulate} process(es) "
+            f"with accumulate {experiment.accumulate}: make batch_size a multiple of {shares}"
         )
     if experiment.contrastive and shares > 1:
         raise ConfigError("the contrastive loss is of all pairs of a batch: set accumulate to 1, and start one process")
