@@ -97,6 +97,7 @@ def marked(
         before = boxes[:place].count(boxes[place])  # heads that chose the same patch write side by side
         inset, colour = max(0, min(4 * before, edge / 2 - 4)), COLOURS[head % len(COLOURS)]
         frame = (x + inset, y + inset, x + edge - inset, y + edge - inset)
+        pen.rectangle([*np.add(frame, (-1, -1, 1, 1))], outline="black")
         pen.rectangle(frame, outline=colour, width=4)
         pen.rectangle(frame, outline="white", width=1)  # stands out in grey, too
         # what is in the patch stays to be seen: the number is above it or below, at the first corner with room

@@ -18,7 +18,7 @@ from ..app.pictures import COLOUR_MAP, COLOURS, SIZE, blend, heat, ink, marked, 
 from ..datasets.geometry import patch_boxes
 
 ZOOM = 8  # frames of a mark that fit side by side into its picture
-EDGE = 5  # pixels of SIZE from a picture's edge to a line that is whole
+EDGE = 8  # pixels of SIZE from a picture's edge to a line that is whole
 
 
 def image_grid(

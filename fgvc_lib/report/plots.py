@@ -252,10 +252,10 @@ def hit_rates(table: pd.DataFrame) -> Figure:
     for axis, (measure, frame) in zip(axes, table.groupby("measure", sort=False), strict=True):
         for place, (_, row) in enumerate(frame.iterrows()):
             colour, marker, _ = LOOKS.get(row["rule"], UNKNOWN_LOOK)
-            axis.plot(place, row["rate"], marker, color=colour, markersize=6)
-            axis.plot([place] * 2, row[["low", "high"]], "_-", color="black", linewidth=1.2, markersize=8)  # seen on it
+            axis.plot(place, row["rate"], marker, color=colour, **HOLLOW)  # so that a short interval is seen in it
+            axis.plot([place] * 2, row[["low", "high"]], color="black", linewidth=1.5)
             label = "chance" if place == 0 else None
-            axis.hlines(row["chance"], place - 0.35, place + 0.35, color="black", linewidth=2, label=label, zorder=1)
+            axis.hlines(row["chance"], place - 0.35, place + 0.35, color="0.55", linewidth=2.5, label=label, zorder=1)
         axis.set_xticks(range(len(frame)), frame["rule"], rotation=40, ha="right", rotation_mode="anchor")
         axis.set_title(textwrap.fill(measure, 40), fontsize=11)
         axis.set_ylim(0, 1.02)
@@ -312,14 +312,14 @@ def cost(table: pd.DataFrame, floor: float) -> Figure:
         axes[0].vlines(x, frame["train_low"], frame["train_high"], color=colour, linewidth=1)
         axes[1].plot(frame["patches"], frame["memory_mb"] / 1e3, **style)
         for end, value in zip(ends, (frame["train_ratio"], frame["memory_mb"] / 1e3), strict=True):
-            end.append((value.iloc[-1], row, colour))
+            end.append((value.iloc[-1], row, style))
     axes[0].axhline(floor, color="black", linestyle="--", linewidth=1)
-    ends[0].append((floor, f"(L − 1)/L = {floor:.3f}", "black"))
+    ends[0].append((floor, f"(L − 1)/L = {floor:.3f}", {"color": "black", "linestyle": "--", "linewidth": 1}))
     sizes = table.drop_duplicates("patches")
     labels = [f"{patches:,}\n{size} px" for patches, size in zip(sizes["patches"], sizes["size"], strict=True)]
     for axis in axes:
         axis.set(xticks=sizes["patches"], xticklabels=labels, xlabel="patches", ylim=(0, None))
-    axes[0].set(ylabel="time of a training step / no PSM", yscale="log", ylim=(0.7, None))
+    axes[0].set(ylabel="time of a training step / no PSM\n95% interval", yscale="log", ylim=(0.7, None))
     axes[0].set_yticks([0.7, 0.8, 0.9, 1, 1.5, 2, 3], [0.7, 0.8, 0.9, 1, 1.5, 2, 3])
     axes[0].minorticks_off()
     axes[1].set(ylabel="peak memory of a training step, GB")
@@ -329,18 +329,20 @@ def cost(table: pd.DataFrame, floor: float) -> Figure:
 
 
 def _name_ends(axis, ends):
-    """Write the names of lines beside their right ends, (y, name, colour) each, no two closer than a line of text."""
+    """Write the names of lines, with a piece of each, beside their right ends, (y, name, style) each, no two closer than a
+    line of text."""
     into = axis.transData + axis.transAxes.inverted()
-    ends = [(into.transform((1, y))[1], name, colour) for y, name, colour in sorted(ends)]
+    ends = [(into.transform((1, y))[1], name, style) for y, name, style in sorted(ends, key=lambda end: end[:2])]
     at = [y for y, *_ in ends]
     for place in range(1, len(at)):  # apart, upwards; then down again from the upper edge
         at[place] = max(at[place], at[place - 1] + 0.075)
     for place in reversed(range(len(at))):
         at[place] = min(at[place], 1 - 0.075 * (len(at) - 1 - place))
-    for (y, name, colour), text in zip(ends, at, strict=True):
-        leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)}
-        where = {"xy": (1, y), "xytext": (1.05, text), "xycoords": "axes fraction"}
-        axis.annotate(name, **where, color=colour, va="center", fontsize=10, arrowprops=leader, annotation_clip=False)
+    for (y, name, style), text in zip(ends, at, strict=True):
+        key = {"transform": axis.transAxes, "clip_on": False, "scalex": False, "scaley": False, "markevery": [1]}
+        axis.plot((1.05, 1.09, 1.13), [text] * 3, **style | {"label": "_"}, **key)
+        axis.plot((1, 1.05), (y, text), color=style["color"], linewidth=0.7, **key | {"markevery": None})
+        axis.text(1.145, text, name, color=style["color"], va="center", fontsize=10, transform=axis.transAxes)
 
 
 def _axes(width, height, columns=1, rows=1, sharey=False):
@@ -363,8 +365,8 @@ def _styles(keys):
     for key in keys:
         variant = known_variants().get(key)
         look = variant and (variant.experiment.fusion or variant.family)
-        colour, marker, _ = LOOKS.get(look, UNKNOWN_LOOK)
-        line = ("-", "--", ":", "-.")[looks.count(look) % 4]
+        colour, marker, dashes = LOOKS.get(look, UNKNOWN_LOOK)
+        line = (dashes, "--", ":", "-.")[looks.count(look) % 4]
         styles[key] = {"color": colour, "marker": marker, "linestyle": line, "linewidth": 2.5 if key == REFERENCE else 1.5}
         styles[key] |= HOLLOW if look in looks or key == REFERENCE else FILLED
         looks.append(look)
