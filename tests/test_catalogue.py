@@ -245,8 +245,8 @@ def test_the_list_and_the_table_of_readers_name_the_same_sets():
     for use in (check_dataset, download_dataset):
         with pytest.raises(ConfigError, match="'inat' is the start of several data sets: say which of inat2017, inat2021"):
             use("inat")
-        with pytest.raises(ConfigError, match=r"unknown data set 'inet' \(did you mean inat20.*choose one of cub200"):
-            use("inet")
+        with pytest.raises(ConfigError, match=r"unknown data set 'inat2018' \(did you mean inat20.*choose one of cub200"):
+            use("inat2018")
     with pytest.raises(ConfigError, match=r"unknown dataset 'nabird' \(did you mean nabirds"):
         build_dataset("nabird", ".")
 

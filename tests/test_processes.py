@@ -172,13 +172,15 @@ def test_how_it_is_computed_names_no_other_run(tiny):
 
 
 def test_what_cannot_be_shared_is_refused(tiny, runs, monkeypatch):
-    with pytest.raises(ConfigError, match="batch_size 4 .* by 1 processes with accumulate 3: make it a multiple of 3"):
+    with pytest.raises(ConfigError, match="batch_size 4 .* by 1 process with accumulate 3: make batch_size a multiple of 3"):
         fit(tiny.replace(accumulate=3), progress=False)
     with pytest.raises(ConfigError, match="contrastive loss is of all pairs of a batch: set accumulate to 1"):
         fit(tiny.replace(accumulate=2, contrastive=True), progress=False)
     for name, value in (LAUNCHED | {"WORLD_SIZE": "3"}).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match="batch_size 4 .* by 3 processes with accumulate 1: make it a multiple of 3"):
+    with pytest.raises(
+        ConfigError, match="batch_size 4 .* by 3 processes with accumulate 1: make batch_size a multiple of 3"
+    ):
         fit(tiny, progress=False)
     assert not runs.exists()
 

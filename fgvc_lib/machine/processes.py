@@ -38,8 +38,9 @@ def join(experiment: Experiment) -> Accelerator:
         raise TrainingError(f"`accelerate launch` was asked for several processes and started one: {INSTEAD}")
     shares = experiment.accumulate * (int(known["WORLD_SIZE"]) if several else 1)
     if experiment.batch_size % shares:
+        count = shares // experiment.accumulate
         raise ConfigError(
-            f"batch_size {experiment.batch_size} cannot be shared equally by {shares // experiment.accumulate} process(es) "
+            f"batch_size {experiment.batch_size} cannot be shared equally by {count} process{'es' * (count > 1)} "
             f"with accumulate {experiment.accumulate}: make batch_size a multiple of {shares}"
         )
     if experiment.contrastive and shares > 1:

@@ -5,7 +5,7 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
@@ -58,6 +58,8 @@ def generate(
     try:
         if _finished(root, stamp):
             return root
+        if workers > 1 and len(tasks) > POOL_ABOVE and getattr(current_process(), "_inheriting", False):
+            raise SystemExit(1)  # a process that draws runs a script without a guard anew; the one that started it says so
         root.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as folder:
             draft = Path(folder) / root.name
