@@ -54,8 +54,9 @@ def train(experiment: Experiment) -> str:
     if not PartialState().is_main_process:
         return ""
     old = (run.folder / "environment.json").stat().st_mtime < started
+    count = run.environment["processes"]
     known = (
-        f"It was finished before, by {run.environment['processes']} process(es), so nothing was trained now: another "
+        f"It was finished before, by {count} process{'es' * (count > 1)}, so nothing was trained now: another "
         "seed, or RUNS=folder before the command, trains anew.\n"
     ) * old
     return f"{known}{readable(results_table({experiment.title: run})).to_string()}\nThe run is in {run.folder}"

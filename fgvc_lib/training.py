@@ -203,6 +203,7 @@ def _train(experiment, model, accelerator, train, tests, folder, progress, termi
     with accelerator.main_process_first():  # it sets damaged checkpoints aside
         resume(folder, parts, state, accelerator.device)
         loader = train_loader(train, experiment, Draws(len(train), experiment, state["step"]))
+    # The optimiser stays torch's own: Accelerate's wrapper costs time at each step, and is for engines that `join` refuses.
     prepared, loader = accelerator.prepare(model, loader)
     if experiment.compile:
         prepared = torch.compile(prepared)
