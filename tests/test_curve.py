@@ -146,10 +146,16 @@ def test_the_curve_in_words_and_pictures():
     text = readable(table, "areas")
     assert text.loc["random", "p (Holm)"] == "< 0.001" and text.loc["add", "p (Holm)"] == "1.000"
     assert "mul can be told from random, random on the bird." in curve_summary(points, table)
-    axis = plots.patch_curves(points).axes[0]
-    labels = [text.get_text() for text in axis.get_legend().get_texts()]
-    assert labels == ["mul", "95% interval of mul", "random", "add", "random on the bird", "all 4 patches: 80.0%"]
-    assert axis.lines[1].get_xdata().tolist() == [2, 8, 16] and axis.get_xscale() == "log"
+    figure = plots.patch_curves(points)
+    assert [axis.get_title() for axis in figure.axes] == ["mul", "add", "random on the bird"]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["all 4 patches: 80.0%", "random"]
+    for axis, rule in zip(figure.axes, ("mul", "add", "random_on_bird"), strict=True):
+        assert axis.get_xscale() == "log" and axis.get_ylim() == figure.axes[0].get_ylim()
+        whole, random, own = axis.lines
+        assert set(whole.get_ydata()) == {0.8} and random.get_xdata().tolist() == [*PATCHES["random"]]
+        assert own.get_xdata().tolist() == [*PATCHES[rule]] and own.get_ydata().tolist() == pytest.approx([*RATES[rule]])
+    assert f"{records['seed'].nunique()} seed" in figure._supylabel.get_text()
 
 
 def test_the_command(annotated, tmp_path, monkeypatch, capsys):

@@ -232,8 +232,10 @@ def test_marks_and_maps_lie_where_the_patches_lie():
     assert bright[5, -5] and bright[third - 5, 2 * third + 5] and not bright[third + 5].any() and not bright[5, third]
     np.testing.assert_array_equal(np.asarray(overlay(picture, weights, 16, 16, strength=0.0)), 0)
     framed = np.asarray(marked(picture, np.array([5]), 3, 16, 16)).sum(-1) > 0
-    assert framed[2 * third - 1, -2] and not framed[:, : 2 * third - 6].any() and not framed[2 * third + 6 :].any()
-    assert framed[third - 8, 2 * third + 9] and not framed[: third - 20].any()  # the number is above
+    assert framed[2 * third - 1, -2] and framed[third + 1, 2 * third + 2]
+    assert framed[third + third // 2, 5 * third // 2]  # the centre
+    framed[third - 1 : 2 * third + 1, 2 * third - 1 :] = False
+    assert framed.any() and not framed[: third - 40].any()  # the number is outside the patch, and near
 
 
 def test_the_parts_are_the_models_own(tiny):

@@ -42,14 +42,31 @@ def test_a_map_without_differences_divides_by_nothing(weights):
     assert pixels(flat).max() < 0.05  # the darkest colour of the map
 
 
-def test_the_heaviest_patch_is_brightest_and_the_margin_stays():
+def test_a_weight_is_a_square_whose_area_grows_with_it():
+    """Nothing at the smallest weight, the stride-wide cell at the largest, in the middle of the patch."""
+    weights = np.zeros((3, 3))
+    weights[1, 2], weights[1, 1] = 7, 7 / 4
+    squares = np.asarray(pictures.overlay(PICTURE, weights, patch_size=12, stride=10, strength=1.0)).astype(int)
+    ground = int(127.5 * pictures.DIMMED)
+    scale = pictures.SIZE / 32
+    rows, _ = np.nonzero(np.abs(squares - ground).max(-1) > 5)
+    assert (rows.min() / scale, (rows.max() + 1) / scale) == pytest.approx((11, 21), abs=0.1)  # the middle row of cells
+    line = np.nonzero(np.abs(squares[int(16 * scale)] - ground).max(-1) > 5)[0] / scale
+    large, small = line[line > 21], line[line < 21]
+    assert (large.min(), large.max()) == pytest.approx((21, 31), abs=0.2)
+    assert (small.min(), small.max()) == pytest.approx((16 - 2.5, 16 + 2.5), abs=0.2)  # a quarter of the area
+    for x, share in ((26, 1), (16, 0.25)):
+        (colour,) = pictures.share_colours([share]) * 255
+        assert squares[int(16 * scale), int(x * scale)] == pytest.approx(colour, abs=1)
+        assert squares[int(16 * scale), int(x * scale)] @ [0.299, 0.587, 0.114] > 2 * ground * 0.85  # stands out in grey
+    assert (squares[int(11 * scale) + 1, int(26 * scale)] == 0).all()  # a black edge
+
+
+def test_opacity_of_a_map_is_its_strength():
     weights = np.zeros((3, 3))
     weights[1, 2] = 7
-    found = pixels(pictures.overlay(PICTURE, weights, patch_size=12, stride=10, strength=1.0))
-    scale = pictures.SIZE / 32
-    bright, dark = (found[int(16 * scale), int(x * scale)].sum() for x in (26, 6))
-    assert bright > 2.5 and dark < 0.2
-    assert found[2, 2] == pytest.approx([0.5] * 3, abs=0.01)  # no patch's middle covers the corner
+    none, half, whole = (pixels(pictures.overlay(PICTURE, weights, 12, 10, strength)) for strength in (0.0, 0.5, 1.0))
+    assert none == pytest.approx(0.5, abs=0.01) and half == pytest.approx((none + whole) / 2, abs=0.01)
 
 
 def test_selected_patches_are_framed_in_the_colours_of_their_heads():
@@ -65,15 +82,28 @@ def test_patches_of_14_at_steps_of_10_lie_where_the_model_sees_them():
     picture, scale = np.full((126, 126, 3), 0.5), pictures.SIZE / 126
     weights = np.zeros((12, 12))
     weights[3, 11] = 1.0  # x 110 to 124, y 30 to 44; its cell is the middle 10 x 10
-    found = pixels(pictures.overlay(picture, weights, patch_size=14, stride=10, strength=1.0)).sum(-1)
-    rows, columns = np.nonzero(found > 2.5)
+    found = pixels(pictures.overlay(picture, weights, patch_size=14, stride=10, strength=1.0))
+    rows, columns = np.nonzero(np.abs(found - 0.5 * pictures.DIMMED).max(-1) > 0.05)
     assert (rows.min() / scale, (rows.max() + 1) / scale) == pytest.approx((32, 42), abs=0.5)
     assert (columns.min() / scale, (columns.max() + 1) / scale) == pytest.approx((112, 122), abs=0.5)
     found = pixels(pictures.marked(picture, np.array([3 * 12 + 11]), columns=12, patch_size=14, stride=10))
     changed = np.abs(found - 0.5).max(-1) > 0.05
-    frame = np.nonzero(changed[int(37 * scale)])[0] / scale  # a row through the middle of the patch
+    frame = np.nonzero(changed[int(43 * scale)])[0] / scale  # a row near the lower edge of the patch
     assert (frame.min(), frame.max()) == pytest.approx((110, 124), abs=0.6)
-    assert not changed[int(35 * scale) : int(40 * scale), int(113 * scale) : int(121 * scale)].any()  # the number is outside
+    tag = np.nonzero(changed.any(1))[0] / scale, np.nonzero(changed.any(0))[0] / scale
+    assert tag[0].min() < 28 or tag[0].max() > 46 or tag[1].min() < 108  # the number is outside
+
+
+def test_a_line_joins_each_number_with_the_centre_of_its_patch():
+    """Where patches overlap, it says which is whose, in grey, too."""
+    scale = pictures.SIZE / 32
+    found = pixels(pictures.marked(PICTURE, np.array([0, 1, 4]), columns=3, patch_size=12, stride=10))
+    for x, y in ((6, 6), (16, 6), (16, 16)):
+        assert found[int(y * scale), int(x * scale)] == pytest.approx(1)  # a white dot
+    one = pixels(pictures.marked(PICTURE, np.array([4]), columns=3, patch_size=12, stride=10))
+    row = one[int(16 * scale)]
+    white = np.nonzero((row == 1).all(-1))[0]
+    assert white.min() < 16 * scale + 1 and white.max() > 22 * scale  # from the centre to beyond the patch's right edge
 
 
 def test_heads_that_chose_the_same_patch_are_all_seen():
@@ -83,13 +113,27 @@ def test_heads_that_chose_the_same_patch_are_all_seen():
     assert not np.array_equal(pairs, pixels(pictures.marked(PICTURE, np.array([4, 5]), 3, 12, 10)))
 
 
-def test_numbers_keep_off_the_places_that_are_to_be_seen():
-    scale = pictures.SIZE / 32
-    for corner in ([10.9, 9.4], [21.1, 9.4], [10.9, 22.9]):  # where the number would stand, x y, in pixels of PICTURE
-        free = pixels(pictures.marked(PICTURE, np.array([4]), 3, 12, 10, points=np.array([corner, [np.nan] * 2])))
-        x, y = (int(scale * one) for one in corner)
-        assert free[y - 5 : y + 5, x - 8 : x + 8] == pytest.approx(0.5, abs=0.01)
+def test_numbers_keep_off_the_places_that_are_to_be_seen_and_off_each_other():
+    scale, parts = pictures.SIZE / 32, np.array([4])
+    plain = pixels(pictures.marked(PICTURE, parts, 3, 12, 10))
+    place = np.array([22.0 + 18 / scale, 16.0])  # where the number stands, x y, in pixels of PICTURE
+    x, y = (int(scale * one) for one in place)
+    assert np.abs(plain[y - 5 : y + 5, x - 8 : x + 8] - 0.5).max() > 0.3
+    free = pixels(pictures.marked(PICTURE, parts, 3, 12, 10, points=np.array([place, [np.nan] * 2])))
+    assert free[y - 5 : y + 5, x - 8 : x + 8] == pytest.approx(0.5, abs=0.01)
     assert not np.array_equal(free, pixels(pictures.photograph(PICTURE)))
+    both = pixels(pictures.marked(PICTURE, np.array([4, 4]), 3, 12, 10))
+    blues, oranges = (
+        (np.abs(both - np.array(to_rgb(pictures.COLOURS[head]))).max(-1) < 0.01) & ~_inside(both, 10, 22, scale)
+        for head in (0, 1)
+    )
+    assert blues.sum() > 100 and oranges.sum() > 100  # both numbers are seen
+
+
+def _inside(image, low, high, scale):
+    place = np.zeros(image.shape[:2], dtype=bool)
+    place[int(low * scale) - 2 : int(high * scale) + 2, int(low * scale) - 2 : int(high * scale) + 2] = True
+    return place
 
 
 def test_numbers_are_readable_on_their_colour():
@@ -100,15 +144,6 @@ def test_numbers_are_readable_on_their_colour():
     for colour in pictures.COLOURS:
         light, dark = sorted([luminance(colour), luminance(pictures.ink(colour))], reverse=True)
         assert light / dark >= 4.5, colour
-
-
-def test_the_largest_weight_is_framed_in_black_and_white_where_there_is_a_map():
-    weights, edge = np.zeros((3, 3)), 11 * pictures.SIZE // 32
-    weights[1, 2] = 7
-    found = pixels(pictures.overlay(PICTURE, weights, patch_size=12, stride=10))
-    assert found[edge - 2 : edge, 260] == pytest.approx(0) and found[edge : edge + 2, 260] == pytest.approx(1)
-    assert found[edge + 50, 260] == pytest.approx(pictures.blend(PICTURE, np.ones((32, 32)))[0, 0], abs=0.01)
-    assert pixels(pictures.overlay(PICTURE, weights, 12, 10, strength=0.0)) == pytest.approx(0.5, abs=0.01)
 
 
 def test_a_row_of_pictures_is_one_jpeg():

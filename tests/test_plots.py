@@ -97,7 +97,9 @@ def test_models_are_grouped_by_what_they_ask_in_the_colours_of_their_families():
     assert families == ["CNN", "ViT", "part selection", "random patches"]
     for bar, key in zip(figure.axes[0].patches, keys, strict=True):
         known = known_variants().get(key)
-        assert to_hex(bar.get_facecolor()) == (plots.FAMILIES[known.family] if known else "#000000")
+        assert to_hex(bar.get_facecolor()) == (plots.FAMILIES[known.family][0] if known else "#000000")
+    shapes = {line.get_marker() for line in figure.axes[0].lines if line.get_color() == "white"}
+    assert len(shapes) == len(plots.FAMILIES)  # families are told apart in grey, too
 
 
 def test_a_difference_that_would_squeeze_the_others_is_a_number():
@@ -106,7 +108,7 @@ def test_a_difference_that_would_squeeze_the_others_is_a_number():
     (axis,) = plots.differences({"photographs": table}, "vit").axes
     assert axis.get_xlabel() == "percentage points above ViT\n95% interval, 5 seeds × 10 images"
     assert axis.get_xlim()[1] <= 12 and "−37 (−40 to −34)" in [text.get_text() for text in axis.texts]
-    drawn = [line.get_xdata() for line in axis.lines if line.get_marker() == "o"]
+    drawn = [line.get_xdata() for line in axis.lines if line.get_marker() == plots.FAMILIES["psm"][1]]
     assert len(drawn) == 1 and drawn[0][0] == pytest.approx(-3)
 
 
@@ -114,6 +116,13 @@ def test_what_could_not_be_measured_is_left_out():
     table = bench(["no PSM", "add", "mul"])
     figure = plots.cost(table.assign(problem=np.where(table["row"] == "add", "out of memory", "")), 0.9)
     assert list(lines(figure.axes[1])) == ["no PSM", "mul"]
+
+
+def test_what_costs_the_same_lies_side_by_side():
+    figure = plots.cost(bench(["no PSM", "matmul", "mul"]), 0.9)  # all with the same memory
+    drawn = [line for line in figure.axes[1].lines if not line.get_label().startswith("_")]
+    assert [set(line.get_ydata()) for line in drawn] == [{1}] * 3  # as ratios to the model without PSM
+    assert len({line.get_xdata()[0] for line in drawn}) == 3
 
 
 def test_photographs_become_pictures():

@@ -2,21 +2,21 @@
 
 import io
 from collections.abc import Sequence
-from itertools import product
 
 import matplotlib
 import numpy as np
 import torch
 from matplotlib.colors import Normalize
 from matplotlib.font_manager import fontManager
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageEnhance, ImageFont
 
 from ..datasets.geometry import patch_boxes
 
 # seaborn's palette for the colour-blind, its two oranges apart
 COLOURS = ("#0173b2", "#de8f05", "#029e73", "#cc78bc", "#56b4e9", "#d55e00", "#ca9161", "#fbafe4", "#949494", "#ece133")
 COLOUR_MAP = "magma"  # perceptually even and readable in grey
-STRENGTH = 0.65  # of maps over a picture
+STRENGTH = 0.9  # of maps over a picture
+DIMMED = 0.65  # how bright the picture below is, that the squares stand out on white feathers, too
 SIZE = 320  # pixels, both ways
 # For names of classes in Chinese, which the usual font has no letters for; the first that is installed is used.
 CJK = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "PingFang SC", "Microsoft YaHei")
@@ -36,32 +36,32 @@ def photograph(picture: np.ndarray) -> Image.Image:
 def overlay(
     picture: np.ndarray, weights: np.ndarray, patch_size: int, stride: int, strength: float = STRENGTH
 ) -> Image.Image:
-    """A picture (H, W, 3) under the patches' weights (rows, cols), scaled to 0..1; strength: 0 no map, 1 nothing else.
+    """A picture (H, W, 3) under the patches' weights (rows, cols); strength: 0 no map, 1 opaque.
 
-    Each weight colours the stride-wide cell in its patch's middle, the more the larger it is; what no patch's middle covers
-    stays as it is. Weights that are all the same, or not numbers, count as 0. The largest weight is framed.
+    Each weight is a square in the middle of its patch. Its area grows from nothing at the map's smallest weight to the
+    stride-wide cell at the largest, so that it is seen in grey, too, and the bird between the squares (a Hinton diagram).
+    Weights that are all the same, or not numbers, count as 0.
     """
     weights = np.nan_to_num(weights)
-    low, high = weights.min(), weights.max()
-    cells = Normalize(low, high)(weights).repeat(stride, axis=0).repeat(stride, axis=1)
-    margin = (patch_size - stride) // 2
-    mixed = np.array(picture, dtype=float)
-    covered = mixed[margin : margin + cells.shape[0], margin : margin + cells.shape[1]]
-    covered[:] = blend(covered, cells, strength)
-    image = _enlarge(mixed, Image.Resampling.NEAREST)
-    if strength and low < high:
-        row, column = np.unravel_index(weights.argmax(), weights.shape)
-        x, y, edge = (SIZE / mixed.shape[0] * one for one in (margin + column * stride, margin + row * stride, stride))
-        for colour, grown in (("black", 2), ("white", 0)):  # seen in grey and on any ground, too
-            frame = (x - grown, y - grown, x + edge + grown - 1, y + edge + grown - 1)
-            ImageDraw.Draw(image).rectangle(frame, outline=colour, width=2)
-    return image
+    image = photograph(picture)
+    drawn, scale = ImageEnhance.Brightness(image).enhance(DIMMED), SIZE / picture.shape[0]
+    pen = ImageDraw.Draw(drawn)
+    shares = np.asarray(Normalize(weights.min(), weights.max())(weights))
+    colours = (255 * share_colours(shares)).round().astype(int)
+    centres = scale * (np.indices(shares.shape)[::-1] * stride + patch_size / 2)  # (2, rows, cols), x first
+    for place in zip(*np.nonzero(shares), strict=True):
+        (x, y), half = centres[:, *place], scale * stride / 2 * shares[place] ** 0.5
+        if half > 1:  # a smaller one would be all edge
+            square = (x - half, y - half, x + half - 1, y + half - 1)
+            pen.rectangle(square, fill=tuple(colours[place]), outline="black", width=1 + (half > 5))
+    return Image.blend(image, drawn, strength)
 
 
-def blend(under: np.ndarray, values: np.ndarray, strength: float = STRENGTH) -> np.ndarray:
-    """Values (...) in 0..1, in colours over pixels (..., 3)."""
-    opacity = strength ** (3 - 2 * values)[..., None]  # a small value hides little of the bird
-    return (1 - opacity) * under + opacity * _coloured(values, 0, 1)
+def share_colours(shares: np.ndarray) -> np.ndarray:
+    """The colours (..., 3) of squares on `overlay`: of weights that are these shares of the way from the smallest to the
+    largest."""
+    bright = 0.6 + 0.4 * np.asarray(shares)  # the squares' edges are black
+    return matplotlib.colormaps["plasma"](bright)[..., :3]
 
 
 def heat(values: np.ndarray) -> Image.Image:
@@ -79,36 +79,50 @@ def marked(
     top_k: int = 1,
     points: np.ndarray | Sequence = (),
 ) -> Image.Image:
-    """A picture with the selected patches (K * top_k), framed in the colour of their head, whose number stands beside it.
+    """A picture with the selected patches (K * top_k), framed in the colour of their head; a line leads from each to
+    its head's number.
 
     points: places (M, 2) x y that the numbers leave free, as far as they can.
     """
     image = photograph(picture)
-    pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=20)
-    boxes = (patch_boxes(parts, columns, patch_size, stride) * SIZE / picture.shape[0]).tolist()
-    numbers, taken = [], (np.reshape(points, (-1, 2)) * SIZE / picture.shape[0]).tolist()
-
-    def crowded(at):
-        out = not (10 <= at[0] <= SIZE - 10 and 10 <= at[1] <= SIZE - 10)
-        return out, sum(np.abs(np.subtract(at, other)).max() < 18 for other in taken)
-
-    for place, (x, y, edge, _) in enumerate(boxes):
-        head = place // top_k
-        before = boxes[:place].count(boxes[place])  # heads that chose the same patch write side by side
-        inset, colour = max(0, min(4 * before, edge / 2 - 4)), COLOURS[head % len(COLOURS)]
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=22)
+    scale = SIZE / picture.shape[0]
+    boxes = patch_boxes(parts, columns, patch_size, stride) * scale
+    centres, edge = boxes[:, :2] + boxes[:, 2:] / 2, patch_size * scale
+    for place, (x, y, *_) in enumerate(boxes):
+        before = (boxes[:place] == boxes[place]).all(1).sum()  # heads that chose the same patch
+        inset, colour = max(0, min(4 * before, edge / 2 - 4)), COLOURS[place // top_k % len(COLOURS)]
         frame = (x + inset, y + inset, x + edge - inset, y + edge - inset)
         pen.rectangle([*np.add(frame, (-1, -1, 1, 1))], outline="black")
         pen.rectangle(frame, outline=colour, width=4)
         pen.rectangle(frame, outline="white", width=1)  # stands out in grey, too
-        # what is in the patch stays to be seen: the number is above it or below, at the first corner with room
-        sides = product((x + 9 + 18 * before, x + edge - 9 - 18 * before), (y - 6, y + edge + 9))
-        taken.append(min(sides, key=crowded))
-        numbers.append((taken[-1], str(head + 1), colour))
-    for (x, y), number, colour in numbers:  # on top of all frames
-        left, top, right, bottom = pen.textbbox((x, y + 8), number, font=font, anchor="ms")
-        pen.rectangle((left - 3, top - 3, right + 2, bottom + 3), fill=colour)
-        pen.text((x, y + 8), number, fill=ink(colour), font=font, anchor="ms")
+    tags = _places_for_numbers(centres, edge, np.reshape(points, (-1, 2)) * scale)
+    for colour, width, radius in (("black", 4, 4), ("white", 2, 3)):
+        for centre, tag in zip(centres, tags, strict=True):
+            pen.line([*centre, *tag], fill=colour, width=width)
+            pen.ellipse([*(centre - radius), *(centre + radius)], fill=colour)
+    for place, (x, y) in enumerate(tags):  # on top of all
+        number, colour = str(place // top_k + 1), COLOURS[place // top_k % len(COLOURS)]
+        left, top, right, bottom = pen.textbbox((x, y), number, font=font, anchor="mm")
+        pen.rectangle((left - 4, top - 4, right + 3, bottom + 4), fill=colour, outline="black")
+        pen.text((x, y), number, fill=ink(colour), font=font, anchor="mm")
     return image
+
+
+def _places_for_numbers(centres, edge, points):
+    """A place for each number, near its patch and outside, so that what is in the patch is seen; a line joins the two."""
+    angles, places = np.arange(16) * np.pi / 8, np.empty((0, 2))
+    rings = [radius * np.stack([np.cos(angles), np.sin(angles)], -1) for radius in edge / 2 + np.array([18, 30, 44, 60])]
+    for centre in centres:
+        spots = centre + np.concatenate(rings)  # nearest first
+
+        def near(others, within, spots=spots):
+            return (np.abs(spots[:, None] - others).max(-1) < within).sum(1)
+
+        outside = ((spots < 14) | (spots > SIZE - 14)).any(1)
+        crowded = 4 * outside + 2 * near(places, 24) + 2 * near(points, 24) + near(centres, edge / 2 + 10)
+        places = np.append(places, spots[[crowded.argmin()]], axis=0)
+    return places
 
 
 def ink(colour: str) -> str:

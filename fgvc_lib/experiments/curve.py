@@ -119,12 +119,14 @@ def curves(runs: Iterable[Run], ks: Iterable[int] | None = None) -> pd.DataFrame
 def means(records: pd.DataFrame) -> pd.DataFrame:
     """The points of the curves, over seeds and test images: one row per rule and k.
 
-    Columns: accuracy, low, high (95% interval from `statistics.bootstrap`), patches (mean number of different ones).
+    Columns: accuracy, low, high (95% interval from `statistics.bootstrap`), patches (mean number of different ones),
+    seeds, images.
     """
     rows = {}
     for (rule, k), frame in records.groupby(["rule", "k"], observed=True):
-        accuracy, low, high = interval(frame.pivot(index="seed", columns="id", values="correct").astype(float))
-        rows[rule, k] = {"accuracy": accuracy, "low": low, "high": high, "patches": frame["patches"].mean()}
+        hits = frame.pivot(index="seed", columns="id", values="correct").astype(float)
+        rows[rule, k] = dict(zip(("accuracy", "low", "high"), interval(hits), strict=True))
+        rows[rule, k] |= {"patches": frame["patches"].mean(), "seeds": len(hits), "images": hits.shape[1]}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["rule", "k"])
 
 

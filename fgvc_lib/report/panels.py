@@ -9,15 +9,16 @@ import numpy as np
 import torch
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PatchCollection
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from ..app.pictures import COLOUR_MAP, COLOURS, SIZE, blend, heat, ink, marked, overlay, photograph
+from ..app.pictures import COLOUR_MAP, COLOURS, SIZE, heat, ink, marked, overlay, photograph, share_colours
 from ..datasets.geometry import patch_boxes
 
 ZOOM = 8  # frames of a mark that fit side by side into its picture
+SHARES = (0.1, 0.25, 0.5, 0.75, 1)  # that a legend of squares shows
 EDGE = 8  # pixels of SIZE from a picture's edge to a line that is whole
 
 
@@ -64,7 +65,9 @@ def saliency_grid(
         for axis in axes[:, column]:
             axis.add_patch(box := _box((*corners[0], *(corners[1] - corners[0]))))
             box.set_path_effects([withStroke(linewidth=3, foreground="black")])
-    _scale(figure, axes, "0", "largest 0.5% of a map", COLOUR_MAP)
+    # each map has its own range
+    bar = figure.colorbar(ScalarMappable(cmap=COLOUR_MAP), ax=axes, location="bottom", shrink=0.4, aspect=30, ticks=[0, 1])
+    bar.ax.set_xticklabels(["0", "largest 0.5% of a map"], fontsize=9)
     return figure
 
 
@@ -105,13 +108,18 @@ def position_similarity(pos_embed: torch.Tensor, grid: tuple[int, int]) -> Figur
 def attention_maps(
     pictures: Sequence, maps: np.ndarray, titles: Sequence[str], rows: Sequence[str], patch_size: int, stride: int
 ) -> Figure:
-    """R pictures, one per row, and over them maps (R, M, rows, cols) of patch weights, each scaled to its own range."""
+    """R pictures, one per row, and over them maps (R, M, rows, cols) of patch weights, each scaled to its own range:
+    the larger a weight, the larger the square on its patch."""
     shown = []
     for picture, row in zip(pictures, maps, strict=True):
         shown.append([photograph(picture), *(overlay(picture, weights, patch_size, stride) for weights in row)])
-    figure, axes = _grid(shown, ("picture", *titles), rows, size=1.0)
-    blended = ListedColormap(blend(np.full((256, 3), 0.5), np.linspace(0, 1, 256)))  # as over a picture, here mid-grey
-    _scale(figure, axes, "smallest weight of a map", "largest, framed", blended)
+    figure, _ = _grid(shown, ("picture", *titles), rows, size=1.0)
+    edged = {"marker": "s", "linestyle": "", "markeredgecolor": "black"}
+    looks = zip(SHARES, share_colours(SHARES), strict=True)
+    squares = [Line2D([], [], color=colour, markersize=13 * share**0.5, **edged) for share, colour in looks]
+    title = "a patch's weight: the share of the way from the map's smallest weight to its largest"
+    below = {"loc": "outside lower center", "ncols": len(SHARES), "frameon": False}
+    figure.legend(squares, [f"{share:.0%}" for share in SHARES], **below, title=title, title_fontsize=9, fontsize=9)
     return figure
 
 
@@ -158,12 +166,6 @@ def _grid(pictures, titles, rows, size):
     for axis, name in zip(axes[:, 0], rows, strict=True):
         axis.set_ylabel("\n".join(textwrap.fill(line, 12) for line in name.splitlines()), fontsize=9)
     return figure, axes
-
-
-def _scale(figure, axes, low, high, colours):
-    """A bar below all panels, with the colours of maps that are each scaled to their own range; low, high: its ends."""
-    bar = figure.colorbar(ScalarMappable(cmap=colours), ax=axes, location="bottom", shrink=0.4, aspect=30, ticks=[0, 1])
-    bar.ax.set_xticklabels([low, high], fontsize=9)
 
 
 def _box(box, linewidth=1.5):

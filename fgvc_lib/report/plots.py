@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ..app.pictures import COLOURS
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREEN, PINK, SKY, RED, TAN, _, GREY, *_ = COLOURS
 PURPLE, OLIVE = "#7b3fa0", "#756500"  # where the palette has what is too light for a line on white
-FAMILIES = {"cnn": ORANGE, "vit": BLUE, "psm": GREEN, "control": GREY}
+FAMILIES = {"cnn": (ORANGE, "s"), "vit": (BLUE, "o"), "psm": (GREEN, "D"), "control": (GREY, "*")}  # colour, marker
 FAMILY_NAMES = {"cnn": "CNN", "vit": "ViT", "psm": "part selection", "control": "random patches"}
 # One colour and marker per fusion rule, and one each for the models without part selection, in all figures; and dashes,
 # which tell rules apart in grey, too.
@@ -142,7 +142,9 @@ def accuracies(tables: dict[str, pd.DataFrame]) -> Figure:
     figure, axes, places = _by_question(tables)
     for axis, (name, table) in zip(axes, tables.items(), strict=True):
         for key, row in table.iterrows():
-            axis.barh(places[key], 100 * row["accuracy"], color=_family_colour(key), height=0.7)
+            colour, marker = _family(key)
+            axis.barh(places[key], 100 * row["accuracy"], color=colour, height=0.7)
+            axis.plot(3, places[key], marker, color="white", markersize=6)  # told apart in grey, too
             axis.plot(100 * row[["low", "high"]], [places[key]] * 2, color="black", linewidth=1.5)
             axis.text(100 * row["high"] + 1.5, places[key], f"{100 * row['accuracy']:.1f}", va="center", fontsize=9)
         axis.set(title=name, xlabel=f"test accuracy, %\n{_counts(table)}", xlim=(0, 118), xticks=range(0, 101, 20))
@@ -158,7 +160,7 @@ def differences(tables: dict[str, pd.DataFrame], reference: str) -> Figure:
     for axis, (name, table) in zip(axes, tables.items(), strict=True):
         for key, row in table.drop(index=reference).iterrows():
             low, middle, high = 100 * row[["difference_low", "difference", "difference_high"]]
-            place, colour = places[key], _family_colour(key)
+            place, (colour, marker) = places[key], _family(key)
             if abs(middle) > WIDEST:
                 side = np.sign(middle)
                 words = f"{middle:+.0f} ({low:+.0f} to {high:+.0f})".replace("-", "−")
@@ -166,7 +168,7 @@ def differences(tables: dict[str, pd.DataFrame], reference: str) -> Figure:
                 axis.text(side * (WIDEST + 0.5), place, words, va="center", ha="left" if side < 0 else "right", fontsize=9)
                 continue
             axis.plot([low, high], [place] * 2, color=colour, linewidth=2)
-            axis.plot(middle, place, "o", color=colour, markersize=6)
+            axis.plot(middle, place, marker, color=colour, **FILLED | {"markersize": 9 if marker == "*" else 7})
         axis.axvline(0, color="black", linewidth=1)
         edge = WIDEST + 2  # an interval may reach further than its middle
         axis.set(title=name, xlim=(-edge, edge), xticks=range(-WIDEST, WIDEST + 1, 5))
@@ -203,9 +205,13 @@ def _by_question(tables):
             question, (0, place), xycoords=("axes fraction", "data"), xytext=(-6, 0), textcoords="offset points",
             ha="right", va="center", fontsize=10, fontweight="bold",
         )  # fmt: skip
-    colours = {_family_colour(key) for key in keys}
-    patches = [Patch(color=FAMILIES[name], label=words) for name, words in FAMILY_NAMES.items() if FAMILIES[name] in colours]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
+    found = {_family(key) for key in keys}
+    shown = [
+        Line2D([], [], color=look[0], marker=look[1], linestyle="", markersize=8, label=FAMILY_NAMES[name])
+        for name, look in FAMILIES.items()
+        if look in found
+    ]
+    figure.legend(handles=shown, loc="outside lower center", ncols=len(shown), frameon=False)
     return figure, axes, places
 
 
@@ -226,7 +232,8 @@ def _question(key):
 
 
 def _counts(table):
-    return f"95% interval, {int(table['seeds'].max())} seeds × {int(table['images'].max()):,} images"
+    seeds, images = int(table["seeds"].max()), int(table["images"].max())
+    return f"95% interval, {seeds} seed{'s' * (seeds > 1)} × {images:,} images"
 
 
 def robustness(table: pd.DataFrame) -> Figure:
@@ -266,83 +273,90 @@ def hit_rates(table: pd.DataFrame) -> Figure:
 
 
 def patch_curves(points: pd.DataFrame) -> Figure:
-    """`curve.means`: accuracy over the number of patches that the last layer sees, one line a rule; dashed: all patches;
-    shaded: the 95% interval of `mul`, about as wide as the others' (how rules differ is paired: `curve.areas`).
-    """
-    figure, (axis,) = _axes(7.5, 4.2)
-    for rule, frame in points.groupby("rule", sort=False, observed=True):
-        colour, marker, dashes = LOOKS[rule]
-        width, above = (2.2, 3) if rule == "mul" else (1.5, 2)
-        style = FILLED | {"color": colour, "marker": marker, "linestyle": dashes, "linewidth": width, "zorder": above}
-        axis.plot(frame["patches"], frame["accuracy"], label=Words().write("rule", rule), **style)
-        if rule == "mul":
-            style = {"color": colour, "alpha": 0.18, "linewidth": 0, "label": "95% interval of mul"}
-            axis.fill_between(frame["patches"], frame["low"], frame["high"], **style)
-    (patches,) = set(points.index.unique("k")[-1:])
-    whole = points.loc[("mul", patches), "accuracy"]
-    axis.axhline(whole, color=BLUE, linestyle="--", linewidth=1, label=f"all {patches} patches: {whole:.1%}", zorder=0)
-    axis.set(xlabel="different patches that the last layer sees (mean)", ylabel="test accuracy", xscale="log")
-    ticks = [tick for power in (1, 10, 100, 1_000) for tick in (power, 2 * power, 5 * power)]
-    low, high = points["patches"].min(), points["patches"].max()
-    axis.set_xticks(shown := [tick for tick in ticks if low / 1.3 <= tick <= high * 1.3], shown)
-    axis.minorticks_off()
-    axis.yaxis.set_major_formatter(PERCENT if np.ptp(axis.get_ylim()) > 0.05 else "{x:.1%}")
-    axis.legend(**BESIDE, handlelength=4)  # long enough for dashes beside a marker
+    """`curve.means`: accuracy over the number of patches that the last layer sees, a panel a rule with its 95% interval; in
+    each also random patches, and all patches, dashed. How rules differ is paired: `curve.areas`."""
+    curves = {rule: frame for rule, frame in points.groupby("rule", sort=False, observed=True) if rule != "random"}
+    rows = -(-len(curves) // 4)
+    figure, axes = _axes(9, 2.4 * rows + 0.8, rows=rows, columns=-(-len(curves) // rows), sharey=True)
+    (patches,) = points.index.unique("k")[-1:]
+    whole = points["accuracy"].xs(patches, level="k").iloc[0]
+    low, high = points["patches"].min() / 1.3, points["patches"].max() * 1.3
+    ticks = [tick for power in (1, 10, 100, 1_000) for tick in (power, 2 * power, 5 * power) if low <= tick <= high]
+    for axis, (rule, frame) in zip(axes, curves.items(), strict=False):
+        axis.axhline(whole, color=BLUE, linestyle="--", linewidth=1, label=f"all {patches} patches: {whole:.1%}")
+        for name, line in (("random", ":"), (rule, "-")):
+            if name in points.index:
+                colour, marker, _ = LOOKS[name]
+                style = FILLED | {"color": colour, "marker": marker, "linestyle": line, "label": Words().write("rule", name)}
+                axis.plot(points.loc[name, "patches"], points.loc[name, "accuracy"], **style)
+        band = {"facecolor": (colour, 0.18), "edgecolor": (colour, 0.7), "linewidth": 0.7}
+        axis.fill_between(frame["patches"], frame["low"], frame["high"], **band)
+        axis.set(title=Words().write("rule", rule), xscale="log", xlim=(low, high))
+        axis.set_xticks(ticks, ticks)
+        axis.minorticks_off()
+    for axis in axes[len(curves) :]:
+        axis.axis("off")
+    axes[0].yaxis.set_major_formatter(PERCENT if np.ptp(axes[0].get_ylim()) > 0.05 else "{x:.1%}")
+    figure.supxlabel("different patches that the last layer sees (mean)", fontsize="medium")
+    figure.supylabel(f"test accuracy\n{_counts(points)}", fontsize="medium")
+    named = dict(zip(*axes[0].get_legend_handles_labels()[::-1], strict=True))
+    named.pop(Words().write("rule", next(iter(curves))))
+    figure.legend(named.values(), named, loc="outside upper center", ncols=2, frameon=False, handlelength=3.5)
     return figure
 
 
 def cost(table: pd.DataFrame, floor: float) -> Figure:
-    """The rows of `bench.measure` in COST_ROWS: time of a training step as a ratio to that without PSM, with its interval,
-    and peak memory; dashed and hollow: every map kept, dotted: more patches a head. floor: the share of the layers that see
-    all tokens, a step without the last of L layers; what is measured may lie below it, by noise.
+    """The rows of `bench.measure` in COST_ROWS: time of a training step, with its interval, and peak memory, as ratios to
+    those without PSM; dashed and hollow: every map kept, dotted: more patches a head. floor: the share of the layers that
+    see all tokens, a step without the last of L layers; what is measured may lie below it, by noise.
     """
-    figure, axes = _axes(7, 6.6, rows=2)
+    figure, axes = _axes(7, 7.4, rows=2)
     table = table[(table["problem"] == "") & table["row"].isin(COST_ROWS)]
-    ends = ([], [])
+    memory = table["memory_mb"] / table["patches"].map(table[table["row"] == NONE].set_index("patches")["memory_mb"])
+    table, ends = table.assign(memory_ratio=memory), ([], [])
     for place, (row, frame) in enumerate(table.groupby("row", sort=False)):
         rule = row.partition(",")[0]
         colour, marker, _ = LOOKS.get("vit" if rule == NONE else rule, UNKNOWN_LOOK)
         line = "--" if row in EVERY_MAP else ":" if row == MORE else "-"
-        style = {"color": colour, "marker": marker, "linestyle": line, "label": row}
-        style |= {"fillstyle": "none"} if row in EVERY_MAP else {"markeredgecolor": "white"}
-        size, width, above = (8, 2.5, 2) if rule == "matmul" else (5, 1.3, 3)  # which often has the values of mul
-        style |= {"markersize": size, "linewidth": width, "zorder": above}
-        x = frame["patches"] + table["patches"].max() / 40 * (place - 2)  # side by side
+        style = {"color": colour, "marker": marker, "linestyle": line, "linewidth": 1.3, "label": row}
+        style |= HOLLOW if row in EVERY_MAP else FILLED
+        x = frame["patches"] * 1.08 ** (place - 2)  # side by side, also where values are the same
         axes[0].plot(x, frame["train_ratio"], **style)
-        axes[0].vlines(x, frame["train_low"], frame["train_high"], color=colour, linewidth=1)
-        axes[1].plot(frame["patches"], frame["memory_mb"] / 1e3, **style)
-        for end, value in zip(ends, (frame["train_ratio"], frame["memory_mb"] / 1e3), strict=True):
-            end.append((value.iloc[-1], row, style))
-    axes[0].axhline(floor, color="black", linestyle="--", linewidth=1)
-    ends[0].append((floor, f"(L − 1)/L = {floor:.3f}", {"color": "black", "linestyle": "--", "linewidth": 1}))
+        if row != NONE:
+            axes[0].plot([x, x], frame[["train_low", "train_high"]].T, "_-", color="black", linewidth=1, zorder=3)
+        axes[1].plot(x, frame["memory_ratio"], **style)
+        for end, column in zip(ends, ("train_ratio", "memory_ratio"), strict=True):
+            end.append((frame[column].iloc[-1], style))
+    least = {"color": "black", "linestyle": (0, (1, 2)), "linewidth": 1.5, "label": f"(L − 1)/L = {floor:.3f}"}
+    axes[0].axhline(floor, **least | {"label": "_"})
+    ends[0].append((floor, least))
     sizes = table.drop_duplicates("patches")
     labels = [f"{patches:,}\n{size} px" for patches, size in zip(sizes["patches"], sizes["size"], strict=True)]
-    for axis in axes:
-        axis.set(xticks=sizes["patches"], xticklabels=labels, xlabel="patches", ylim=(0, None))
-    axes[0].set(ylabel="time of a training step / no PSM\n95% interval", yscale="log", ylim=(0.7, None))
-    axes[0].set_yticks([0.7, 0.8, 0.9, 1, 1.5, 2, 3], [0.7, 0.8, 0.9, 1, 1.5, 2, 3])
-    axes[0].minorticks_off()
-    axes[1].set(ylabel="peak memory of a training step, GB")
     for axis, end in zip(axes, ends, strict=True):
+        axis.set(xscale="log", yscale="log", xlabel="patches", ylim=(0.7, None))
+        axis.set_xticks(sizes["patches"], labels)
+        axis.set_yticks(ticks := [0.7, 0.8, 0.9, 1, 1.5, 2, 3], ticks)
+        axis.minorticks_off()
         _name_ends(axis, end)
+    axes[0].set(ylabel="time of a training step / no PSM\n95% interval")
+    axes[1].set(ylabel="peak memory of a training step / no PSM")
     return figure
 
 
 def _name_ends(axis, ends):
-    """Write the names of lines, with a piece of each, beside their right ends, (y, name, style) each, no two closer than a
-    line of text."""
+    """Write the names of lines, with a piece of each, at the height of their right ends, (y, style) each, no two closer than
+    a line of text."""
     into = axis.transData + axis.transAxes.inverted()
-    ends = [(into.transform((1, y))[1], name, style) for y, name, style in sorted(ends, key=lambda end: end[:2])]
-    at = [y for y, *_ in ends]
+    ends = sorted(((into.transform((1, y))[1], style) for y, style in ends), key=lambda end: end[0])
+    at = [y for y, _ in ends]
     for place in range(1, len(at)):  # apart, upwards; then down again from the upper edge
         at[place] = max(at[place], at[place - 1] + 0.075)
     for place in reversed(range(len(at))):
         at[place] = min(at[place], 1 - 0.075 * (len(at) - 1 - place))
-    for (y, name, style), text in zip(ends, at, strict=True):
-        key = {"transform": axis.transAxes, "clip_on": False, "scalex": False, "scaley": False, "markevery": [1]}
-        axis.plot((1.05, 1.09, 1.13), [text] * 3, **style | {"label": "_"}, **key)
-        axis.plot((1, 1.05), (y, text), color=style["color"], linewidth=0.7, **key | {"markevery": None})
-        axis.text(1.145, text, name, color=style["color"], va="center", fontsize=10, transform=axis.transAxes)
+    key = {"transform": axis.transAxes, "clip_on": False, "scalex": False, "scaley": False, "markevery": [1]}
+    for (_, style), y in zip(ends, at, strict=True):
+        axis.plot((1.02, 1.07, 1.12), [y] * 3, **style | key | {"label": "_"})
+        axis.text(1.135, y, style["label"], color=style["color"], va="center", fontsize=10, transform=axis.transAxes)
 
 
 def _axes(width, height, columns=1, rows=1, sharey=False):
@@ -355,8 +369,8 @@ def _axes(width, height, columns=1, rows=1, sharey=False):
     return figure, axes
 
 
-def _family_colour(key):
-    return FAMILIES[known_variants()[key].family] if key in known_variants() else UNKNOWN
+def _family(key):
+    return FAMILIES[known_variants()[key].family] if key in known_variants() else (UNKNOWN, "o")
 
 
 def _styles(keys):
