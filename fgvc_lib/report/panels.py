@@ -19,7 +19,7 @@ from ..datasets.geometry import patch_boxes
 
 ZOOM = 8  # frames of a mark that fit side by side into its picture
 SHARES = (0.1, 0.25, 0.5, 0.75, 1)  # that a legend of squares shows
-EDGE = 8  # pixels of SIZE from a picture's edge to a line that is whole
+EDGE = 12  # pixels of SIZE from a picture's edge to a line that is whole
 
 
 def image_grid(

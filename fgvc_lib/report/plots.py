@@ -239,15 +239,16 @@ def _counts(table):
 def robustness(table: pd.DataFrame) -> Figure:
     """Accuracy under attack: columns variant, epsilon (grey levels), accuracy, low, high; one line per variant."""
     figure, (axis,) = _axes(6.5, 3.8)
-    for key, style in _styles(table["variant"].unique()).items():
+    epsilons = sorted(set(table["epsilon"]))
+    styles = _styles(table["variant"].unique())
+    for place, (key, style) in enumerate(styles.items()):
         frame = table[table["variant"] == key]
-        axis.plot(frame["epsilon"], frame["accuracy"], label=title_of(key), clip_on=False, zorder=3, **style)
-        band = {"facecolor": (style["color"], 0.18), "edgecolor": (style["color"], 0.7), "linewidth": 0.7}
-        axis.fill_between(frame["epsilon"], frame["low"], frame["high"], **band)
+        x = frame["epsilon"].map(epsilons.index) + 0.13 * (place - (len(styles) - 1) / 2)  # side by side
+        axis.plot(x, frame["accuracy"], label=title_of(key), clip_on=False, **style)
+        axis.plot([x, x], frame[["low", "high"]].T, "_-", color="black", linewidth=1, zorder=3)
     axis.set(xlabel="epsilon, grey levels (of 255)", ylabel="test accuracy, 95% interval", ylim=(0, None))
     axis.yaxis.set_major_formatter(PERCENT)
-    epsilons = sorted(set(table["epsilon"]))
-    axis.set_xticks(epsilons, [f"{epsilon:g}" for epsilon in epsilons])
+    axis.set_xticks(range(len(epsilons)), [f"{epsilon:g}" for epsilon in epsilons])
     axis.legend(frameon=False)
     return figure
 
