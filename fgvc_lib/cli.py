@@ -143,6 +143,16 @@ def _as_meant(chosen, base):
     if chosen.profile != base.profile:
         profile_named(chosen.profile)  # a mistyped one is told first
         raise ConfigError(f"--profile would only draw other birds: set PROFILE={chosen.profile} before the command instead")
+    from .vit import PRESETS
+
+    vits = "dropout", "init_last_block", "stride"
+    for names, used, what in (
+        (vits, chosen.model in PRESETS, f"{chosen.model}: it is for this library's ViTs"),
+        (["top_k"], chosen.fusion, "a model without part selection: give --fusion, too"),
+        (["rank"], chosen.fusion == "lowrank", "this model: give --fusion lowrank, too"),
+    ):
+        if not used and (given := [name for name in names if getattr(chosen, name) != getattr(base, name)]):
+            raise ConfigError(f"--{given[0].replace('_', '-')} changes nothing in {what}")
     if chosen.steps == base.steps:
         return chosen
     if chosen.epochs and chosen.epochs != base.epochs:

@@ -222,3 +222,21 @@ def test_options_that_say_how_long_to_train(monkeypatch):
         given("--steps", "3")
     with pytest.raises(ConfigError, match=r"unknown profile 'smok' \(did you mean smoke\?\): choose one of"):
         given("--profile", "smok")
+
+
+def test_options_that_change_nothing_are_refused(monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "train", asked.append)
+    monkeypatch.setattr(cli, "active_experiment", lambda: PROFILES["photos"])
+    for options, words in (
+        (("--model", "resnet18", "--stride", "10"), "--stride changes nothing in resnet18: it is for this library's ViTs"),
+        (("--model", "timm:resnet50", "--dropout", "0.1"), "--dropout changes nothing in timm:resnet50"),
+        (("--top-k", "4"), "--top-k changes nothing in a model without part selection: give --fusion, too"),
+        (("--fusion", "mul", "--rank", "2"), "--rank changes nothing in this model: give --fusion lowrank, too"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            cli._call(cli.train, "train", list(options))
+    assert not asked
+    cli._call(cli.train, "train", ["--fusion", "lowrank", "--rank", "2", "--top-k", "4", "--stride", "10"])
+    cli._call(cli.train, "train", ["--model", "resnet18"])
+    assert [one.rank for one in asked] == [2, 1]
