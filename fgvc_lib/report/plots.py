@@ -297,6 +297,7 @@ def patch_curves(points: pd.DataFrame) -> Figure:
         axis.minorticks_off()
     for axis in axes[len(curves) :]:
         axis.axis("off")
+    axes[0].yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes[0].yaxis.set_major_formatter(PERCENT if np.ptp(axes[0].get_ylim()) > 0.05 else "{x:.1%}")
     figure.supxlabel("different patches that the last layer sees (mean)", fontsize="medium")
     figure.supylabel(f"test accuracy\n{_counts(points)}", fontsize="medium")
