@@ -195,7 +195,7 @@ def _by_question(tables):
     for axis, table in zip(axes, tables.values(), strict=True):
         axis.grid(axis="y", visible=False)
         axis.tick_params(left=False)
-        for key in places.keys() - set(table.index):
+        for key in [key for key in places if key not in table.index]:
             where = {"xy": (0, places[key]), "xycoords": ("axes fraction", "data")}
             axis.annotate(
                 "not run", **where, xytext=(5, 0), textcoords="offset points", va="center", fontsize=9, color="dimgrey"
