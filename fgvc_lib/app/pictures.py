@@ -94,7 +94,7 @@ def marked(
         inset, colour = max(0, min(4 * before, edge / 2 - 4)), COLOURS[place // top_k % len(COLOURS)]
         frame = (x + inset, y + inset, x + edge - inset, y + edge - inset)
         pen.rectangle([*np.add(frame, (-1, -1, 1, 1))], outline="black")
-        pen.rectangle(frame, outline=colour, width=4)
+        pen.rectangle(frame, outline=colour, width=3)
         pen.rectangle(frame, outline="white", width=1)  # stands out in grey, too
     tags = _places_for_numbers(centres, edge, np.reshape(points, (-1, 2)) * scale)
     for colour, width, radius in (("black", 4, 4), ("white", 2, 3)):

@@ -32,7 +32,7 @@ def image_grid(
     upper, lower = axes[:: len(heights)], axes[len(heights) - 1 :: len(heights)]
     for axis, picture, title in zip(upper.flat, pictures, titles, strict=False):
         axis.imshow(picture)
-        axis.set_title("\n".join(textwrap.fill(line, 20) for line in title.splitlines()), fontsize=10)
+        axis.set_title(_wrapped(title, 20), fontsize=10)
     names = list(dict.fromkeys(chain(*marks)))
     for axis, below, picture, points in zip(upper.flat, lower.flat, pictures, marks, strict=False):
         side = np.array(np.shape(picture)[1::-1]) / ZOOM  # width, height
@@ -113,10 +113,14 @@ def attention_maps(
     shown = []
     for picture, row in zip(pictures, maps, strict=True):
         shown.append([photograph(picture), *(overlay(picture, weights, patch_size, stride) for weights in row)])
-    figure, _ = _grid(shown, ("picture", *titles), rows, size=1.0)
-    edged = {"marker": "s", "linestyle": "", "markeredgecolor": "black"}
+    figure, axes = _grid(shown, ("picture", *titles), rows, size=1.0)
+    figure.draw_without_rendering()
+    cell = (
+        72 / figure.dpi * axes[0, 0].get_window_extent().width * stride / pictures[0].shape[0]
+    )  # in points, as on the maps
+    edged = {"marker": "s", "linestyle": "", "markeredgecolor": "black", "markeredgewidth": 0.5}
     looks = zip(SHARES, share_colours(SHARES), strict=True)
-    squares = [Line2D([], [], color=colour, markersize=13 * share**0.5, **edged) for share, colour in looks]
+    squares = [Line2D([], [], color=colour, markersize=cell * share**0.5, **edged) for share, colour in looks]
     title = "a patch's weight: the share of the way from the map's smallest weight to its largest"
     below = {"loc": "outside lower center", "ncols": len(SHARES), "frameon": False}
     figure.legend(squares, [f"{share:.0%}" for share in SHARES], **below, title=title, title_fontsize=9, fontsize=9)
@@ -132,18 +136,27 @@ def selected_patches(
     stride: int,
     points: Sequence = (),
 ) -> Figure:
-    """Pictures with the patches (B, K) that were selected, numbered and coloured by head; columns: of the patch grid.
+    """Pictures with the patches (B, K) that were selected, numbered and coloured by head, and below each picture what is in
+    them; columns: of the patch grid.
 
     points: for each picture, the places (M, 2) x y that should be hit, each a cross.
     """
     points = points if len(points) else [()] * len(pictures)
-    each = zip(pictures, parts, points, strict=True)
-    framed = [marked(picture, some, columns, patch_size, stride, points=places) for picture, some, places in each]
-    figure = image_grid(framed, titles, min(4, len(pictures)))
-    for axis, some in zip(figure.axes, points, strict=False):
-        x, y = np.reshape(some, (-1, 2)).T * SIZE / len(pictures[0])
+    across = min(4, len(pictures))
+    figure, axes = _panels(-(-len(pictures) // across), across, ratio=1.45, heights=(1, 0.3))
+    each = zip(axes[::2].flat, axes[1::2].flat, pictures, parts, titles, points, strict=False)
+    for axis, below, picture, some, title, places in each:
+        axis.imshow(marked(picture, some, columns, patch_size, stride, points=places))
+        axis.set_title(_wrapped(title, 20), fontsize=10)
+        x, y = np.reshape(places, (-1, 2)).T * SIZE / len(picture)
         for colour, width in (("black", 3), ("white", 1.2)):
             axis.plot(x, y, "+", color=colour, markersize=7, markeredgewidth=width)
+        for head, (x, y, width, height) in enumerate(patch_boxes(some, columns, patch_size, stride)):
+            zoom = below.inset_axes((head / len(some), 0.1, 0.9 / len(some), 0.9))
+            zoom.imshow(picture[y : y + height, x : x + width])
+            zoom.set(xticks=[], yticks=[])
+            zoom.set_xlabel(head + 1, fontsize=9, labelpad=2)
+            zoom.spines[:].set(color=COLOURS[head % len(COLOURS)], linewidth=2)
     return figure
 
 
@@ -162,10 +175,14 @@ def _grid(pictures, titles, rows, size):
     for axis, picture in zip(axes.flat, chain(*pictures), strict=True):
         axis.imshow(picture)
     for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title("\n".join(textwrap.fill(line, 15) for line in title.splitlines()), fontsize=9)
+        axis.set_title(_wrapped(title, 15), fontsize=9)
     for axis, name in zip(axes[:, 0], rows, strict=True):
-        axis.set_ylabel("\n".join(textwrap.fill(line, 12) for line in name.splitlines()), fontsize=9)
+        axis.set_ylabel(_wrapped(name, 12), fontsize=9)
     return figure, axes
+
+
+def _wrapped(text, width):
+    return "\n".join(textwrap.fill(line, width) for line in text.splitlines())
 
 
 def _box(box, linewidth=1.5):

@@ -169,7 +169,7 @@ def differences(tables: dict[str, pd.DataFrame], reference: str) -> Figure:
                 continue
             axis.plot([low, high], [place] * 2, color=colour, linewidth=2)
             axis.plot(middle, place, marker, color=colour, **FILLED | {"markersize": 9 if marker == "*" else 7})
-        axis.axvline(0, color="black", linewidth=1)
+        axis.axvline(0, color="0.5", linewidth=1, zorder=1)  # an interval's end is seen on it
         edge = WIDEST + 2  # an interval may reach further than its middle
         axis.set(title=name, xlim=(-edge, edge), xticks=range(-WIDEST, WIDEST + 1, 5))
         axis.set_xlabel(f"percentage points above {title_of(reference)}\n{_counts(table)}")
@@ -246,7 +246,7 @@ def robustness(table: pd.DataFrame) -> Figure:
         x = frame["epsilon"].map(epsilons.index) + 0.13 * (place - (len(styles) - 1) / 2)  # side by side
         axis.plot(x, frame["accuracy"], label=title_of(key), clip_on=False, **style)
         axis.plot([x, x], frame[["low", "high"]].T, "_-", color="black", linewidth=1, zorder=3)
-    axis.set(xlabel="epsilon, grey levels (of 255)", ylabel="test accuracy, 95% interval", ylim=(0, None))
+    axis.set(xlabel="epsilon, grey levels of 255 (marks side by side)", ylabel="test accuracy, 95% interval", ylim=(0, None))
     axis.yaxis.set_major_formatter(PERCENT)
     axis.set_xticks(range(len(epsilons)), [f"{epsilon:g}" for epsilon in epsilons])
     axis.legend(frameon=False)
@@ -300,7 +300,7 @@ def patch_curves(points: pd.DataFrame) -> Figure:
     axes[0].yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes[0].yaxis.set_major_formatter(PERCENT if np.ptp(axes[0].get_ylim()) > 0.05 else "{x:.1%}")
     figure.supxlabel("different patches that the last layer sees (mean)", fontsize="medium")
-    figure.supylabel(f"test accuracy\n{_counts(points)}", fontsize="medium")
+    figure.supylabel(f"test accuracy\n{_counts(points)}", fontsize="medium", multialignment="center")
     named = dict(zip(*axes[0].get_legend_handles_labels()[::-1], strict=True))
     named.pop(Words().write("rule", next(iter(curves))))
     figure.legend(named.values(), named, loc="outside upper center", ncols=2, frameon=False, handlelength=3.5)
@@ -319,23 +319,23 @@ def cost(table: pd.DataFrame, floor: float) -> Figure:
     for place, (row, frame) in enumerate(table.groupby("row", sort=False)):
         rule = row.partition(",")[0]
         colour, marker, _ = LOOKS.get("vit" if rule == NONE else rule, UNKNOWN_LOOK)
-        line = "--" if row in EVERY_MAP else ":" if row == MORE else "-"
+        line = "--" if row in EVERY_MAP else ":" if row == MORE else "-." if row == "matmul" else "-"
         style = {"color": colour, "marker": marker, "linestyle": line, "linewidth": 1.3, "label": row}
-        style |= HOLLOW if row in EVERY_MAP else FILLED
-        x = frame["patches"] * 1.08 ** (place - 2)  # side by side, also where values are the same
+        style |= HOLLOW if row in EVERY_MAP else FILLED | {"markersize": 10 if marker == "<" else 7}
+        x = frame["patches"] * 1.12 ** (place - 2)  # side by side, also where values are the same
         axes[0].plot(x, frame["train_ratio"], **style)
         if row != NONE:
-            axes[0].plot([x, x], frame[["train_low", "train_high"]].T, "_-", color="black", linewidth=1, zorder=3)
+            axes[0].plot([x, x], frame[["train_low", "train_high"]].T, "_-", color="black", linewidth=1, zorder=1.5)
         axes[1].plot(x, frame["memory_ratio"], **style)
         for end, column in zip(ends, ("train_ratio", "memory_ratio"), strict=True):
             end.append((frame[column].iloc[-1], style))
     least = {"color": "black", "linestyle": (0, (1, 2)), "linewidth": 1.5, "label": f"(L − 1)/L = {floor:.3f}"}
-    axes[0].axhline(floor, **least | {"label": "_"})
+    axes[0].axhline(floor, **least | {"label": "_", "zorder": 1})
     ends[0].append((floor, least))
     sizes = table.drop_duplicates("patches")
     labels = [f"{patches:,}\n{size} px" for patches, size in zip(sizes["patches"], sizes["size"], strict=True)]
     for axis, end in zip(axes, ends, strict=True):
-        axis.set(xscale="log", yscale="log", xlabel="patches", ylim=(0.7, None))
+        axis.set(xscale="log", yscale="log", xlabel="patches (marks side by side)", ylim=(0.7, None))
         axis.set_xticks(sizes["patches"], labels)
         axis.set_yticks(ticks := [0.7, 0.8, 0.9, 1, 1.5, 2, 3], ticks)
         axis.minorticks_off()
