@@ -157,6 +157,13 @@ def test_photographs_become_pictures():
         panels.selected_patches([picture], np.array([[0, 1]]), ["a"], 3, 12, 10, [np.array([[8.0, 16.0]])]).axes[0].lines
     )
     assert [line.get_xydata().tolist() for line in crosses] == [[[80, 160]]] * 2
+    crops = figures[1].axes[2 * 4 - 4].child_axes  # below the first picture of four in a row
+    assert [axis.get_xlabel() for axis in crops] == ["1", "2", "3", "4"]
+    assert {axis.images[0].get_size() for axis in crops} == {(12, 12)}  # what is in a patch, all of it
+    (largest,) = [square for square in figures[0].legends[0].get_lines() if square.get_markersize() > 1][-1:]
+    figures[0].draw_without_rendering()
+    width = figures[0].axes[0].get_window_extent().width * 72 / figures[0].dpi
+    assert largest.get_markersize() == pytest.approx(width * 10 / 32, rel=0.1)  # a whole cell, as on the maps
     box = figures[2].axes[0].patches[0]
     assert (box.get_x(), box.get_width()) == (pytest.approx(2 * 10 - 0.5), pytest.approx(8 * 10))
     whole = panels.saliency_grid([picture], {}, ["a"], np.array([[0.0, 0.0, 32.0, 32.0]])).axes[0].patches[0]

@@ -114,16 +114,15 @@ def attention_maps(
     for picture, row in zip(pictures, maps, strict=True):
         shown.append([photograph(picture), *(overlay(picture, weights, patch_size, stride) for weights in row)])
     figure, axes = _grid(shown, ("picture", *titles), rows, size=1.0)
-    figure.draw_without_rendering()
-    cell = (
-        72 / figure.dpi * axes[0, 0].get_window_extent().width * stride / pictures[0].shape[0]
-    )  # in points, as on the maps
     edged = {"marker": "s", "linestyle": "", "markeredgecolor": "black", "markeredgewidth": 0.5}
-    looks = zip(SHARES, share_colours(SHARES), strict=True)
-    squares = [Line2D([], [], color=colour, markersize=cell * share**0.5, **edged) for share, colour in looks]
+    squares = [Line2D([], [], color=colour, **edged) for colour in share_colours(SHARES)]
     title = "a patch's weight: the share of the way from the map's smallest weight to its largest"
-    below = {"loc": "outside lower center", "ncols": len(SHARES), "frameon": False}
-    figure.legend(squares, [f"{share:.0%}" for share in SHARES], **below, title=title, title_fontsize=9, fontsize=9)
+    below = {"loc": "outside lower center", "ncols": len(SHARES), "frameon": False, "title_fontsize": 9, "fontsize": 9}
+    legend = figure.legend(squares, [f"{share:.0%}" for share in SHARES], title=title, **below)
+    figure.draw_without_rendering()  # now a map's width is known, which gives the legend's squares their scale
+    cell = 72 / figure.dpi * axes[0, 0].get_window_extent().width * stride / len(pictures[0])  # in points
+    for square, share in zip(legend.get_lines(), SHARES, strict=True):
+        square.set_markersize(cell * share**0.5)
     return figure
 
 
