@@ -169,7 +169,7 @@ def differences(tables: dict[str, pd.DataFrame], reference: str) -> Figure:
                 continue
             axis.plot([low, high], [place] * 2, color=colour, linewidth=2)
             axis.plot(middle, place, marker, color=colour, **FILLED | {"markersize": 9 if marker == "*" else 7})
-        axis.axvline(0, color="0.5", linewidth=1, zorder=1)  # an interval's end is seen on it
+        axis.axvline(0, color="black", linestyle=(0, (2, 3)), linewidth=1, zorder=1)  # an interval's end is seen on it
         edge = WIDEST + 2  # an interval may reach further than its middle
         axis.set(title=name, xlim=(-edge, edge), xticks=range(-WIDEST, WIDEST + 1, 5))
         axis.set_xlabel(f"percentage points above {title_of(reference)}\n{_counts(table)}")
@@ -246,7 +246,9 @@ def robustness(table: pd.DataFrame) -> Figure:
         x = frame["epsilon"].map(epsilons.index) + 0.13 * (place - (len(styles) - 1) / 2)  # side by side
         axis.plot(x, frame["accuracy"], label=title_of(key), clip_on=False, **style)
         axis.plot([x, x], frame[["low", "high"]].T, "_-", color="black", linewidth=1, zorder=3)
-    axis.set(xlabel="epsilon, grey levels of 255 (marks side by side)", ylabel="test accuracy, 95% interval", ylim=(0, None))
+    axis.set(
+        xlabel="epsilon, grey levels of 255 (marks side by side)", ylabel="test accuracy, 95% interval", ylim=(-0.02, None)
+    )
     axis.yaxis.set_major_formatter(PERCENT)
     axis.set_xticks(range(len(epsilons)), [f"{epsilon:g}" for epsilon in epsilons])
     axis.legend(frameon=False)
@@ -281,6 +283,7 @@ def patch_curves(points: pd.DataFrame) -> Figure:
     figure, axes = _axes(9, 2.4 * rows + 0.8, rows=rows, columns=-(-len(curves) // rows), sharey=True)
     (patches,) = points.index.unique("k")[-1:]
     whole = points["accuracy"].xs(patches, level="k").iloc[0]
+    fewer = points.drop(patches, level="k")  # the dashed line says what all of them give
     low, high = points["patches"].min() / 1.3, points["patches"].max() * 1.3
     ticks = [tick for power in (1, 10, 100, 1_000) for tick in (power, 2 * power, 5 * power) if low <= tick <= high]
     for axis, (rule, frame) in zip(axes, curves.items(), strict=False):
@@ -289,7 +292,7 @@ def patch_curves(points: pd.DataFrame) -> Figure:
             if name in points.index:
                 colour, marker, _ = LOOKS[name]
                 style = FILLED | {"color": colour, "marker": marker, "linestyle": line, "label": Words().write("rule", name)}
-                axis.plot(points.loc[name, "patches"], points.loc[name, "accuracy"], **style)
+                axis.plot(fewer.loc[name, "patches"], fewer.loc[name, "accuracy"], **style | {"markersize": 6})
         band = {"facecolor": (colour, 0.18), "edgecolor": (colour, 0.7), "linewidth": 0.7}
         axis.fill_between(frame["patches"], frame["low"], frame["high"], **band)
         axis.set(title=Words().write("rule", rule), xscale="log", xlim=(low, high))
@@ -319,13 +322,14 @@ def cost(table: pd.DataFrame, floor: float) -> Figure:
     for place, (row, frame) in enumerate(table.groupby("row", sort=False)):
         rule = row.partition(",")[0]
         colour, marker, _ = LOOKS.get("vit" if rule == NONE else rule, UNKNOWN_LOOK)
-        line = "--" if row in EVERY_MAP else ":" if row == MORE else "-." if row == "matmul" else "-"
+        line = "--" if row in EVERY_MAP else ":" if row == MORE else "-"
         style = {"color": colour, "marker": marker, "linestyle": line, "linewidth": 1.3, "label": row}
+        style |= {"linewidth": 3.5, "zorder": 1.5} if row == "matmul" else {}  # seen below the line of mul
         style |= HOLLOW if row in EVERY_MAP else FILLED | {"markersize": 10 if marker == "<" else 7}
         x = frame["patches"] * 1.12 ** (place - 2)  # side by side, also where values are the same
         axes[0].plot(x, frame["train_ratio"], **style)
         if row != NONE:
-            axes[0].plot([x, x], frame[["train_low", "train_high"]].T, "_-", color="black", linewidth=1, zorder=1.5)
+            axes[0].plot([x, x], frame[["train_low", "train_high"]].T, "_-", color="black", linewidth=1, zorder=3)
         axes[1].plot(x, frame["memory_ratio"], **style)
         for end, column in zip(ends, ("train_ratio", "memory_ratio"), strict=True):
             end.append((frame[column].iloc[-1], style))
