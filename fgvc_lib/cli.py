@@ -143,11 +143,12 @@ def _as_meant(chosen, base):
     if chosen.profile != base.profile:
         profile_named(chosen.profile)  # a mistyped one is told first
         raise ConfigError(f"--profile would only draw other birds: set PROFILE={chosen.profile} before the command instead")
-    from .vit import PRESETS
+    from .cnn import CNNS
 
+    other = chosen.model in CNNS or chosen.model.startswith("timm:")  # an unknown one is told as such
     vits = "dropout", "init_last_block", "stride"
     for names, used, what in (
-        (vits, chosen.model in PRESETS, f"{chosen.model}: it is for this library's ViTs"),
+        (vits, not other, f"{chosen.model}: it is for this library's ViTs"),
         (["top_k"], chosen.fusion, "a model without part selection: give --fusion, too"),
         (["rank"], chosen.fusion == "lowrank", "this model: give --fusion lowrank, too"),
     ):

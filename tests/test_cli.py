@@ -239,4 +239,5 @@ def test_options_that_change_nothing_are_refused(monkeypatch):
     assert not asked
     cli._call(cli.train, "train", ["--fusion", "lowrank", "--rank", "2", "--top-k", "4", "--stride", "10"])
     cli._call(cli.train, "train", ["--model", "resnet18"])
-    assert [one.rank for one in asked] == [2, 1]
+    cli._call(cli.train, "train", ["--model", "vit_s41", "--stride", "10"])  # `fit` says that there is no such model
+    assert [one.rank for one in asked] == [2, 1, 1]

@@ -16,7 +16,7 @@ from ..datasets.geometry import patch_boxes
 COLOURS = ("#0173b2", "#de8f05", "#029e73", "#cc78bc", "#56b4e9", "#d55e00", "#ca9161", "#fbafe4", "#949494", "#ece133")
 COLOUR_MAP = "magma"  # perceptually even and readable in grey
 STRENGTH = 0.9  # of maps over a picture
-DIMMED = 0.65  # how bright the picture below is, that the squares stand out on white feathers, too
+DIMMED = 0.65  # how bright the picture below is, so that squares stand out on white feathers, too
 SIZE = 320  # pixels, both ways
 # For names of classes in Chinese, which the usual font has no letters for; the first that is installed is used.
 CJK = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "PingFang SC", "Microsoft YaHei")
@@ -67,7 +67,8 @@ def share_colours(shares: np.ndarray) -> np.ndarray:
 def heat(values: np.ndarray) -> Image.Image:
     """A map (H, W) of values from 0 up, the highest half per cent of them cut to one colour."""
     values = np.nan_to_num(values)
-    return _enlarge(_coloured(values, 0, np.quantile(values, 0.995)), Image.Resampling.NEAREST)
+    shares = Normalize(0, np.quantile(values, 0.995), clip=True)(values)
+    return _enlarge(matplotlib.colormaps[COLOUR_MAP](shares)[..., :3], Image.Resampling.NEAREST)
 
 
 def marked(
@@ -89,20 +90,22 @@ def marked(
     scale = SIZE / picture.shape[0]
     boxes = patch_boxes(parts, columns, patch_size, stride) * scale
     centres, edge = boxes[:, :2] + boxes[:, 2:] / 2, patch_size * scale
-    for place, (x, y, *_) in enumerate(boxes):
+    heads = np.arange(len(boxes)) // top_k
+    colours = [COLOURS[head % len(COLOURS)] for head in heads]
+    for place, ((x, y, *_), colour) in enumerate(zip(boxes, colours, strict=True)):
         before = (boxes[:place] == boxes[place]).all(1).sum()  # heads that chose the same patch
-        inset, colour = max(0, min(4 * before, edge / 2 - 4)), COLOURS[place // top_k % len(COLOURS)]
+        inset = max(0, min(4 * before, edge / 2 - 4))
         frame = (x + inset, y + inset, x + edge - inset, y + edge - inset)
         pen.rectangle([*np.add(frame, (-1, -1, 1, 1))], outline="black")
         pen.rectangle(frame, outline=colour, width=3)
         pen.rectangle(frame, outline="white", width=1)  # stands out in grey, too
     tags = _places_for_numbers(centres, edge, np.reshape(points, (-1, 2)) * scale)
-    for colour, width, radius in (("black", 4, 4), ("white", 2, 3)):
+    for line, width, radius in (("black", 4, 4), ("white", 2, 3)):
         for centre, tag in zip(centres, tags, strict=True):
-            pen.line([*centre, *tag], fill=colour, width=width)
-            pen.ellipse([*(centre - radius), *(centre + radius)], fill=colour)
-    for place, (x, y) in enumerate(tags):  # on top of all
-        number, colour = str(place // top_k + 1), COLOURS[place // top_k % len(COLOURS)]
+            pen.line([*centre, *tag], fill=line, width=width)
+            pen.ellipse([*(centre - radius), *(centre + radius)], fill=line)
+    for (x, y), head, colour in zip(tags, heads, colours, strict=True):  # on top of all
+        number = str(head + 1)
         left, top, right, bottom = pen.textbbox((x, y), number, font=font, anchor="mm")
         pen.rectangle((left - 4, top - 4, right + 3, bottom + 4), fill=colour, outline="black")
         pen.text((x, y), number, fill=ink(colour), font=font, anchor="mm")
@@ -112,9 +115,10 @@ def marked(
 def _places_for_numbers(centres, edge, points):
     """A place for each number, near its patch and outside, so that what is in the patch is seen; a line joins the two."""
     angles, places = np.arange(16) * np.pi / 8, np.empty((0, 2))
-    rings = [radius * np.stack([np.cos(angles), np.sin(angles)], -1) for radius in edge / 2 + np.array([18, 30, 44, 60])]
+    circle = np.stack([np.cos(angles), np.sin(angles)], -1)
+    around = np.concatenate([(edge / 2 + away) * circle for away in (18, 30, 44, 60)])  # nearest first
     for centre in centres:
-        spots = centre + np.concatenate(rings)  # nearest first
+        spots = centre + around
 
         def near(others, within, spots=spots):
             return (np.abs(spots[:, None] - others).max(-1) < within).sum(1)
@@ -153,11 +157,6 @@ def jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=88)
     return buffer.getvalue()
-
-
-def _coloured(values, low, high):
-    """Values from low to high in colours (..., 3); one colour if low is high."""
-    return matplotlib.colormaps[COLOUR_MAP](Normalize(low, high, clip=True)(values))[..., :3]
 
 
 def _enlarge(picture, how):

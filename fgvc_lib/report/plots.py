@@ -56,7 +56,6 @@ QUESTIONS = (
 PERCENT = "{x:.0%}"  # how a share is written
 WIDEST = 10  # points; a difference beyond would squeeze all others, and is a number at the edge
 COST_ROWS = (NONE, "mul", MORE, "matmul", *EVERY_MAP)  # the others lie on top of these
-BESIDE = {"frameon": False, "loc": "center left", "bbox_to_anchor": (1, 0.5)}  # a legend to the right of its axes
 
 
 def show(figure: Figure, name: str, alt: str) -> "IPython.display.Image | IPython.display.SVG":
@@ -283,7 +282,6 @@ def patch_curves(points: pd.DataFrame) -> Figure:
     figure, axes = _axes(9, 2.4 * rows + 0.8, rows=rows, columns=-(-len(curves) // rows), sharey=True)
     (patches,) = points.index.unique("k")[-1:]
     whole = points["accuracy"].xs(patches, level="k").iloc[0]
-    fewer = points.drop(patches, level="k")  # the dashed line says what all of them give
     low, high = points["patches"].min() / 1.3, points["patches"].max() * 1.3
     ticks = [tick for power in (1, 10, 100, 1_000) for tick in (power, 2 * power, 5 * power) if low <= tick <= high]
     for axis, (rule, frame) in zip(axes, curves.items(), strict=False):
@@ -291,8 +289,10 @@ def patch_curves(points: pd.DataFrame) -> Figure:
         for name, line in (("random", ":"), (rule, "-")):
             if name in points.index:
                 colour, marker, _ = LOOKS[name]
-                style = FILLED | {"color": colour, "marker": marker, "linestyle": line, "label": Words().write("rule", name)}
-                axis.plot(fewer.loc[name, "patches"], fewer.loc[name, "accuracy"], **style | {"markersize": 6})
+                style = FILLED | {"color": colour, "marker": marker, "linestyle": line, "markersize": 6}
+                # the last mark, of all patches, would hide the one before
+                style |= {"markevery": slice(0, -1), "label": Words().write("rule", name) if name == "random" else "_"}
+                axis.plot(points.loc[name, "patches"], points.loc[name, "accuracy"], **style)
         band = {"facecolor": (colour, 0.18), "edgecolor": (colour, 0.7), "linewidth": 0.7}
         axis.fill_between(frame["patches"], frame["low"], frame["high"], **band)
         axis.set(title=Words().write("rule", rule), xscale="log", xlim=(low, high))
@@ -304,9 +304,8 @@ def patch_curves(points: pd.DataFrame) -> Figure:
     axes[0].yaxis.set_major_formatter(PERCENT if np.ptp(axes[0].get_ylim()) > 0.05 else "{x:.1%}")
     figure.supxlabel("different patches that the last layer sees (mean)", fontsize="medium")
     figure.supylabel(f"test accuracy\n{_counts(points)}", fontsize="medium", multialignment="center")
-    named = dict(zip(*axes[0].get_legend_handles_labels()[::-1], strict=True))
-    named.pop(Words().write("rule", next(iter(curves))))
-    figure.legend(named.values(), named, loc="outside upper center", ncols=2, frameon=False, handlelength=3.5)
+    above = {"loc": "outside upper center", "ncols": 2, "frameon": False, "handlelength": 3.5}
+    figure.legend(*axes[0].get_legend_handles_labels(), **above)
     return figure
 
 
@@ -324,8 +323,8 @@ def cost(table: pd.DataFrame, floor: float) -> Figure:
         colour, marker, _ = LOOKS.get("vit" if rule == NONE else rule, UNKNOWN_LOOK)
         line = "--" if row in EVERY_MAP else ":" if row == MORE else "-"
         style = {"color": colour, "marker": marker, "linestyle": line, "linewidth": 1.3, "label": row}
-        style |= {"linewidth": 3.5, "zorder": 1.5} if row == "matmul" else {}  # seen below the line of mul
-        style |= HOLLOW if row in EVERY_MAP else FILLED | {"markersize": 10 if marker == "<" else 7}
+        style |= HOLLOW if row in EVERY_MAP else FILLED
+        style |= {"linewidth": 3.5, "markersize": 10, "zorder": 1.5} if row == "matmul" else {}  # seen below the line of mul
         x = frame["patches"] * 1.12 ** (place - 2)  # side by side, also where values are the same
         axes[0].plot(x, frame["train_ratio"], **style)
         if row != NONE:
