@@ -118,10 +118,12 @@ def test_numbers_keep_off_the_places_that_are_to_be_seen_and_off_each_other():
     plain = pixels(pictures.marked(PICTURE, parts, 3, 12, 10))
     place = np.array([22.0 + 18 / scale, 16.0])  # where the number stands, x y, in pixels of PICTURE
     x, y = (int(scale * one) for one in place)
-    assert np.abs(plain[y - 5 : y + 5, x - 8 : x + 8] - 0.5).max() > 0.3
+    blue = np.array(to_rgb(pictures.COLOURS[0]))
+    assert (np.abs(plain[y - 9 : y + 9, x - 9 : x + 9] - blue).max(-1) < 0.01).sum() > 50
     free = pixels(pictures.marked(PICTURE, parts, 3, 12, 10, points=np.array([place, [np.nan] * 2])))
-    assert free[y - 5 : y + 5, x - 8 : x + 8] == pytest.approx(0.5, abs=0.01)
-    assert not np.array_equal(free, pixels(pictures.photograph(PICTURE)))
+    around = free[y - 9 : y + 9, x - 9 : x + 9]
+    assert not (np.abs(around - blue).max(-1) < 0.01).any() and free[y, x] == pytest.approx(1)  # the middle of the cross
+    assert around[[0, 0, -1, -1], [0, -1, 0, -1]] == pytest.approx(0.5, abs=0.01)
     both = pixels(pictures.marked(PICTURE, np.array([4, 4]), 3, 12, 10))
     blues, oranges = (
         (np.abs(both - np.array(to_rgb(pictures.COLOURS[head]))).max(-1) < 0.01) & ~_inside(both, 10, 22, scale)

@@ -29,7 +29,7 @@ def to_picture(image: torch.Tensor, normalisation: tuple) -> np.ndarray:
 
 
 def photograph(picture: np.ndarray) -> Image.Image:
-    """(H, W, 3) floats in 0..1 -> a picture SIZE pixels wide and high."""
+    """(H, W, 3) floats in 0..1, or bytes -> a picture SIZE pixels wide and high."""
     return _enlarge(picture, Image.Resampling.BICUBIC)
 
 
@@ -60,7 +60,7 @@ def overlay(
 def share_colours(shares: np.ndarray) -> np.ndarray:
     """The colours (..., 3) of squares on `overlay`: of weights that are these shares of the way from the smallest to the
     largest."""
-    bright = 0.6 + 0.4 * np.asarray(shares)  # the squares' edges are black
+    bright = 0.7 + 0.3 * np.asarray(shares)  # the squares' edges are black
     return matplotlib.colormaps["plasma"](bright)[..., :3]
 
 
@@ -83,40 +83,48 @@ def marked(
     """A picture with the selected patches (K * top_k), framed in the colour of their head; a line leads from each to
     its head's number.
 
-    points: places (M, 2) x y that the numbers leave free, as far as they can.
+    points: places (M, 2) x y that should be hit, each a cross; numbers leave them free, as far as they can.
     """
     image = photograph(picture)
-    pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=22)
-    scale = SIZE / picture.shape[0]
+    pen, scale = ImageDraw.Draw(image), SIZE / picture.shape[0]
     boxes = patch_boxes(parts, columns, patch_size, stride) * scale
-    centres, edge = boxes[:, :2] + boxes[:, 2:] / 2, patch_size * scale
-    heads = np.arange(len(boxes)) // top_k
+    edge, heads = patch_size * scale, np.arange(len(boxes)) // top_k
     colours = [COLOURS[head % len(COLOURS)] for head in heads]
-    for place, ((x, y, *_), colour) in enumerate(zip(boxes, colours, strict=True)):
-        before = (boxes[:place] == boxes[place]).all(1).sum()  # heads that chose the same patch
-        inset = max(0, min(4 * before, edge / 2 - 4))
-        frame = (x + inset, y + inset, x + edge - inset, y + edge - inset)
+    for (x, y, *_), colour in zip(boxes, colours, strict=True):
+        frame = (x, y, x + edge, y + edge)
         pen.rectangle([*np.add(frame, (-1, -1, 1, 1))], outline="black")
         pen.rectangle(frame, outline=colour, width=3)
         pen.rectangle(frame, outline="white", width=1)  # stands out in grey, too
-    tags = _places_for_numbers(centres, edge, np.reshape(points, (-1, 2)) * scale)
-    for line, width, radius in (("black", 4, 4), ("white", 2, 3)):
-        for centre, tag in zip(centres, tags, strict=True):
-            pen.line([*centre, *tag], fill=line, width=width)
-            pen.ellipse([*(centre - radius), *(centre + radius)], fill=line)
-    for (x, y), head, colour in zip(tags, heads, colours, strict=True):  # on top of all
-        number = str(head + 1)
-        left, top, right, bottom = pen.textbbox((x, y), number, font=font, anchor="mm")
-        pen.rectangle((left - 4, top - 4, right + 3, bottom + 4), fill=colour, outline="black")
-        pen.text((x, y), number, fill=ink(colour), font=font, anchor="mm")
+    points = np.reshape(points, (-1, 2)) * scale
+    for colour, width, half in (("black", 5, 8), ("white", 3, 7)):
+        for x, y in points[np.isfinite(points).all(1)]:
+            pen.line((x - half, y, x + half, y), fill=colour, width=width)
+            pen.line((x, y - half, x, y + half), fill=colour, width=width)
+    number(image, boxes[:, :2] + edge / 2, heads + 1, colours, edge / 2, points)
     return image
 
 
-def _places_for_numbers(centres, edge, points):
-    """A place for each number, near its patch and outside, so that what is in the patch is seen; a line joins the two."""
-    angles, places = np.arange(16) * np.pi / 8, np.empty((0, 2))
+def number(
+    image: Image.Image, places: np.ndarray, numbers: Sequence, colours: Sequence[str], away: float, points: np.ndarray
+) -> None:
+    """Draw a dot at each place (N, 2) x y, and a line from it to its number, which stands at least `away` from it and leaves
+    the other places and the points (M, 2) free, as far as it can."""
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(size=22)
+    tags = _places_for_numbers(places, away, points)
+    for line, width, radius in (("black", 4, 4), ("white", 2, 3)):
+        for place, tag in zip(places, tags, strict=True):
+            pen.line([*place, *tag], fill=line, width=width)
+            pen.ellipse([*(place - radius), *(place + radius)], fill=line)
+    for (x, y), one, colour in zip(tags, numbers, colours, strict=True):  # on top of all
+        left, top, right, bottom = pen.textbbox((x, y), str(one), font=font, anchor="mm")
+        pen.rectangle((left - 4, top - 4, right + 3, bottom + 4), fill=colour, outline="black")
+        pen.text((x, y), str(one), fill=ink(colour), font=font, anchor="mm")
+
+
+def _places_for_numbers(centres, away, points):
+    angles, tags = np.arange(16) * np.pi / 8, np.empty((0, 2))
     circle = np.stack([np.cos(angles), np.sin(angles)], -1)
-    around = np.concatenate([(edge / 2 + away) * circle for away in (18, 30, 44, 60)])  # nearest first
+    around = np.concatenate([(away + further) * circle for further in (18, 30, 44, 60)])  # nearest first
     for centre in centres:
         spots = centre + around
 
@@ -124,9 +132,9 @@ def _places_for_numbers(centres, edge, points):
             return (np.abs(spots[:, None] - others).max(-1) < within).sum(1)
 
         outside = ((spots < 14) | (spots > SIZE - 14)).any(1)
-        crowded = 4 * outside + 2 * near(places, 24) + 2 * near(points, 24) + near(centres, edge / 2 + 10)
-        places = np.append(places, spots[[crowded.argmin()]], axis=0)
-    return places
+        crowded = 4 * outside + 2 * near(tags, 24) + 2 * near(points, 24) + near(centres, away + 10)
+        tags = np.append(tags, spots[[crowded.argmin()]], axis=0)
+    return tags
 
 
 def ink(colour: str) -> str:
@@ -160,4 +168,6 @@ def jpeg(image: Image.Image) -> bytes:
 
 
 def _enlarge(picture, how):
-    return Image.fromarray((np.asarray(picture) * 255).round().astype(np.uint8)).resize((SIZE, SIZE), how)
+    if np.asarray(picture).dtype != np.uint8:
+        picture = (np.asarray(picture) * 255).round().astype(np.uint8)
+    return Image.fromarray(np.asarray(picture)).resize((SIZE, SIZE), how)

@@ -14,11 +14,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from ..app.pictures import COLOUR_MAP, COLOURS, SIZE, heat, ink, marked, overlay, photograph, share_colours
+from ..app.pictures import COLOUR_MAP, COLOURS, SIZE, heat, marked, number, overlay, photograph, share_colours
 from ..datasets.geometry import patch_boxes
 
-ZOOM = 8  # frames of a mark that fit side by side into its picture
-SHARES = (0.1, 0.25, 0.5, 0.75, 1)  # that a legend of squares shows
+ZOOM = 5  # how often what is enlarged of a mark would fit side by side into its picture
+SHARES = (0.1, 0.25, 0.5, 1)  # that a legend of squares shows
 EDGE = 12  # pixels of SIZE from a picture's edge to a line that is whole
 
 
@@ -26,29 +26,27 @@ def image_grid(
     pictures: Sequence, titles: Sequence[str], columns: int = 4, marks: Sequence[dict[str, np.ndarray]] = ()
 ) -> Figure:
     """Pictures (H, W, 3) in rows of `columns`, each with a title; marks: for each picture, places x y by name, the first six
-    of which are framed, and shown enlarged below the picture. A name has one number and colour in all pictures."""
+    of which are numbered, and shown enlarged below the picture. A name has one number and colour in all pictures."""
     heights = (1, 0.9) if len(marks) else (1,)
     figure, axes = _panels(-(-len(pictures) // columns), columns, ratio=sum(heights) + 0.12, heights=heights)
     upper, lower = axes[:: len(heights)], axes[len(heights) - 1 :: len(heights)]
     for axis, picture, title in zip(upper.flat, pictures, titles, strict=False):
-        axis.imshow(picture)
         axis.set_title(_wrapped(title, 20), fontsize=10)
+        if not marks:
+            axis.imshow(picture)
     names = list(dict.fromkeys(chain(*marks)))
     for axis, below, picture, points in zip(upper.flat, lower.flat, pictures, marks, strict=False):
-        side = np.array(np.shape(picture)[1::-1]) / ZOOM  # width, height
-        for place, (name, point) in enumerate([*points.items()][:6]):
-            x, y = np.clip(point - side / 2, 0, (ZOOM - 1) * side)
-            number = names.index(name) + 1
-            colour = COLOURS[(number - 1) % len(COLOURS)]
-            frame = Rectangle((x, y), *side, fill=False, edgecolor=colour, linewidth=1.5)
-            frame.set_path_effects([withStroke(linewidth=2.5, foreground="white")])  # stands out in grey, too
-            axis.add_patch(frame)
-            tag = {"facecolor": colour, "edgecolor": "none", "pad": 1.2}
-            axis.text(x, y, number, size=7, color=ink(colour), va="center", ha="center", bbox=tag)
-            zoom = below.inset_axes((0.34 * (place % 3), 0.6 - 0.5 * (place // 3), 0.32, 0.37))
-            zoom.imshow(picture)
-            zoom.set(xticks=[], yticks=[], xlim=(x, x + side[0]), ylim=(y + side[1], y))
-            zoom.set_xlabel(f"{number} {name}", fontsize=9, labelpad=2)
+        shown = [(names.index(name) + 1, name, point) for name, point in [*points.items()][:6]]
+        places = np.array([point for *_, point in shown]).reshape(-1, 2) * SIZE / np.shape(picture)[1::-1]
+        colours = [COLOURS[(one - 1) % len(COLOURS)] for one, *_ in shown]
+        number(whole := photograph(picture), places, [one for one, *_ in shown], colours, SIZE / 16, places)
+        axis.imshow(whole)  # under its numbers now
+        for at, ((one, name, _), place, colour) in enumerate(zip(shown, places, colours, strict=True)):
+            x, y = np.clip(place - SIZE / ZOOM / 2, 0, SIZE - SIZE / ZOOM)
+            zoom = below.inset_axes((0.34 * (at % 3), 0.6 - 0.5 * (at // 3), 0.32, 0.37))
+            zoom.imshow(photograph(picture))
+            zoom.set(xticks=[], yticks=[], xlim=(x, x + SIZE / ZOOM), ylim=(y + SIZE / ZOOM, y))
+            zoom.set_xlabel(f"{one} {name}", fontsize=9, labelpad=2)
             zoom.spines[:].set(color=colour, linewidth=2)
     return figure
 
@@ -147,9 +145,6 @@ def selected_patches(
     for axis, below, picture, some, title, places in each:
         axis.imshow(marked(picture, some, columns, patch_size, stride, points=places))
         axis.set_title(_wrapped(title, 20), fontsize=10)
-        x, y = np.reshape(places, (-1, 2)).T * SIZE / len(picture)
-        for colour, width in (("black", 3), ("white", 1.2)):
-            axis.plot(x, y, "+", color=colour, markersize=7, markeredgewidth=width)
         for head, (x, y, width, height) in enumerate(patch_boxes(some, columns, patch_size, stride)):
             zoom = below.inset_axes((head / len(some), 0.1, 0.9 / len(some), 0.9))
             zoom.imshow(picture[y : y + height, x : x + width])

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from ..app.pictures import COLOURS
@@ -242,12 +243,11 @@ def robustness(table: pd.DataFrame) -> Figure:
     styles = _styles(table["variant"].unique())
     for place, (key, style) in enumerate(styles.items()):
         frame = table[table["variant"] == key]
-        x = frame["epsilon"].map(epsilons.index) + 0.13 * (place - (len(styles) - 1) / 2)  # side by side
+        x = frame["epsilon"].map(epsilons.index) + 0.2 * (place - (len(styles) - 1) / 2)  # side by side
         axis.plot(x, frame["accuracy"], label=title_of(key), clip_on=False, **style)
-        axis.plot([x, x], frame[["low", "high"]].T, "_-", color="black", linewidth=1, zorder=3)
-    axis.set(
-        xlabel="epsilon, grey levels of 255 (marks side by side)", ylabel="test accuracy, 95% interval", ylim=(-0.02, None)
-    )
+        axis.plot([x + 0.1] * 2, frame[["low", "high"]].T, "_-", color="black", linewidth=1, zorder=3)  # short ones are seen
+    axis.set(xlabel="epsilon, grey levels of 255 (marks side by side)", ylim=(-0.02, None))
+    axis.set_ylabel("test accuracy, beside it its 95% interval")
     axis.yaxis.set_major_formatter(PERCENT)
     axis.set_xticks(range(len(epsilons)), [f"{epsilon:g}" for epsilon in epsilons])
     axis.legend(frameon=False)
@@ -261,15 +261,15 @@ def hit_rates(table: pd.DataFrame) -> Figure:
     for axis, (measure, frame) in zip(axes, table.groupby("measure", sort=False), strict=True):
         for place, (_, row) in enumerate(frame.iterrows()):
             colour, marker, _ = LOOKS.get(row["rule"], UNKNOWN_LOOK)
-            axis.plot(place, row["rate"], marker, color=colour, **HOLLOW)  # so that a short interval is seen in it
-            axis.plot([place] * 2, row[["low", "high"]], color="black", linewidth=1.5)
+            axis.plot(place - 0.12, row["rate"], marker, color=colour, **FILLED)
+            axis.plot([place + 0.18] * 2, row[["low", "high"]], "_-", color="black", linewidth=1)  # a short one is seen, too
             label = "chance" if place == 0 else None
             axis.hlines(row["chance"], place - 0.35, place + 0.35, color="0.55", linewidth=2.5, label=label, zorder=1)
         axis.set_xticks(range(len(frame)), frame["rule"], rotation=40, ha="right", rotation_mode="anchor")
         axis.set_title(textwrap.fill(measure, 40), fontsize=11)
         axis.set_ylim(0, 1.02)
         axis.yaxis.set_major_formatter(PERCENT)
-    axes[0].set_ylabel("share, 95% interval")
+    axes[0].set_ylabel("share, beside it its 95% interval")
     axes[0].legend(frameon=False)
     return figure
 
@@ -323,8 +323,9 @@ def cost(table: pd.DataFrame, floor: float) -> Figure:
         colour, marker, _ = LOOKS.get("vit" if rule == NONE else rule, UNKNOWN_LOOK)
         line = "--" if row in EVERY_MAP else ":" if row == MORE else "-"
         style = {"color": colour, "marker": marker, "linestyle": line, "linewidth": 1.3, "label": row}
-        style |= HOLLOW if row in EVERY_MAP else FILLED
-        style |= {"linewidth": 3.5, "markersize": 10, "zorder": 1.5} if row == "matmul" else {}  # seen below the line of mul
+        style |= HOLLOW | {"zorder": 2.5} if row in EVERY_MAP else FILLED
+        style |= {"linewidth": 4.5, "markersize": 10, "zorder": 1.5} if row == "matmul" else {}  # seen below the line of mul
+        style |= {"path_effects": [withStroke(linewidth=2.5, foreground="white")]} if row == "mul" else {}
         x = frame["patches"] * 1.12 ** (place - 2)  # side by side, also where values are the same
         axes[0].plot(x, frame["train_ratio"], **style)
         if row != NONE:
