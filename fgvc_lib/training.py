@@ -195,7 +195,7 @@ def _train(experiment, model, accelerator, train, tests, folder, progress, termi
     tests: the prepared loader of the test images. terminated: an event; once it is set, the process ends with a checkpoint
     of the step under way, or several together with one of the next step that is logged.
     """
-    optimizer = build_optimizer(model, experiment)
+    optimizer = build_optimizer(model.to(accelerator.device), experiment)  # where a checkpoint's momenta go, too
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, experiment))
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
     # recent: (loss, correct) of each step since the last log line, on the device, since reading them waits for it

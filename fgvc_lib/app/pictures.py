@@ -96,7 +96,7 @@ def marked(
         pen.rectangle(frame, outline=colour, width=3)
         pen.rectangle(frame, outline="white", width=1)  # stands out in grey, too
     points = np.reshape(points, (-1, 2)) * scale
-    for colour, width, half in (("black", 5, 8), ("white", 3, 7)):
+    for colour, width, half in (("black", 5, 11), ("white", 3, 10)):
         for x, y in points[np.isfinite(points).all(1)]:
             pen.line((x - half, y, x + half, y), fill=colour, width=width)
             pen.line((x, y - half, x, y + half), fill=colour, width=width)

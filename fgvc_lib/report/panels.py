@@ -36,7 +36,7 @@ def image_grid(
             axis.imshow(picture)
     names = list(dict.fromkeys(chain(*marks)))
     for axis, below, picture, points in zip(upper.flat, lower.flat, pictures, marks, strict=False):
-        shown = [(names.index(name) + 1, name, point) for name, point in [*points.items()][:6]]
+        shown = sorted((names.index(name) + 1, name, point) for name, point in [*points.items()][:6])
         places = np.array([point for *_, point in shown]).reshape(-1, 2) * SIZE / np.shape(picture)[1::-1]
         colours = [COLOURS[(one - 1) % len(COLOURS)] for one, *_ in shown]
         number(whole := photograph(picture), places, [one for one, *_ in shown], colours, SIZE / 16, places)

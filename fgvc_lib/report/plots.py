@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from ..app.pictures import COLOURS
@@ -245,9 +244,9 @@ def robustness(table: pd.DataFrame) -> Figure:
         frame = table[table["variant"] == key]
         x = frame["epsilon"].map(epsilons.index) + 0.2 * (place - (len(styles) - 1) / 2)  # side by side
         axis.plot(x, frame["accuracy"], label=title_of(key), clip_on=False, **style)
-        axis.plot([x + 0.1] * 2, frame[["low", "high"]].T, "_-", color="black", linewidth=1, zorder=3)  # short ones are seen
+        axis.plot([x + 0.07] * 2, frame[["low", "high"]].T, "_-", color=style["color"], linewidth=1.5)  # short ones are seen
     axis.set(xlabel="epsilon, grey levels of 255 (marks side by side)", ylim=(-0.02, None))
-    axis.set_ylabel("test accuracy, beside it its 95% interval")
+    axis.set_ylabel("test accuracy, right of it its 95% interval")
     axis.yaxis.set_major_formatter(PERCENT)
     axis.set_xticks(range(len(epsilons)), [f"{epsilon:g}" for epsilon in epsilons])
     axis.legend(frameon=False)
@@ -269,7 +268,7 @@ def hit_rates(table: pd.DataFrame) -> Figure:
         axis.set_title(textwrap.fill(measure, 40), fontsize=11)
         axis.set_ylim(0, 1.02)
         axis.yaxis.set_major_formatter(PERCENT)
-    axes[0].set_ylabel("share, beside it its 95% interval")
+    axes[0].set_ylabel("share, right of it its 95% interval")
     axes[0].legend(frameon=False)
     return figure
 
@@ -293,7 +292,7 @@ def patch_curves(points: pd.DataFrame) -> Figure:
                 # the last mark, of all patches, would hide the one before
                 style |= {"markevery": slice(0, -1), "label": Words().write("rule", name) if name == "random" else "_"}
                 axis.plot(points.loc[name, "patches"], points.loc[name, "accuracy"], **style)
-        band = {"facecolor": (colour, 0.18), "edgecolor": (colour, 0.7), "linewidth": 0.7}
+        band = {"facecolor": (colour, 0.12), "edgecolor": (colour, 0.7), "linewidth": 0.7}
         axis.fill_between(frame["patches"], frame["low"], frame["high"], **band)
         axis.set(title=Words().write("rule", rule), xscale="log", xlim=(low, high))
         axis.set_xticks(ticks, ticks)
@@ -311,58 +310,34 @@ def patch_curves(points: pd.DataFrame) -> Figure:
 
 def cost(table: pd.DataFrame, floor: float) -> Figure:
     """The rows of `bench.measure` in COST_ROWS: time of a training step, with its interval, and peak memory, as ratios to
-    those without PSM; dashed and hollow: every map kept, dotted: more patches a head. floor: the share of the layers that
-    see all tokens, a step without the last of L layers; what is measured may lie below it, by noise.
+    those without PSM; hollow: every map kept. floor: the share of the layers that see all tokens, a step without the last of
+    L layers; what is measured may lie below it, by noise.
     """
     figure, axes = _axes(7, 7.4, rows=2)
     table = table[(table["problem"] == "") & table["row"].isin(COST_ROWS)]
-    memory = table["memory_mb"] / table["patches"].map(table[table["row"] == NONE].set_index("patches")["memory_mb"])
-    table, ends = table.assign(memory_ratio=memory), ([], [])
-    for place, (row, frame) in enumerate(table.groupby("row", sort=False)):
+    sizes, rows = table.drop_duplicates("patches"), table.groupby("row", sort=False)
+    least = table["patches"].map(table[table["row"] == NONE].set_index("patches")["memory_mb"])
+    for place, (row, frame) in enumerate(rows):
         rule = row.partition(",")[0]
         colour, marker, _ = LOOKS.get("vit" if rule == NONE else rule, UNKNOWN_LOOK)
-        line = "--" if row in EVERY_MAP else ":" if row == MORE else "-"
-        style = {"color": colour, "marker": marker, "linestyle": line, "linewidth": 1.3, "label": row}
-        style |= HOLLOW | {"zorder": 2.5} if row in EVERY_MAP else FILLED
-        style |= {"linewidth": 4.5, "markersize": 10, "zorder": 1.5} if row == "matmul" else {}  # seen below the line of mul
-        style |= {"path_effects": [withStroke(linewidth=2.5, foreground="white")]} if row == "mul" else {}
-        x = frame["patches"] * 1.12 ** (place - 2)  # side by side, also where values are the same
+        style = {"color": colour, "marker": "X" if row == MORE else marker, "linestyle": "", "label": row}
+        style |= HOLLOW if row in EVERY_MAP else FILLED
+        x = frame["patches"].map([*sizes["patches"]].index) + 0.14 * (place - (rows.ngroups - 1) / 2)
         axes[0].plot(x, frame["train_ratio"], **style)
         if row != NONE:
-            axes[0].plot([x, x], frame[["train_low", "train_high"]].T, "_-", color="black", linewidth=1, zorder=3)
-        axes[1].plot(x, frame["memory_ratio"], **style)
-        for end, column in zip(ends, ("train_ratio", "memory_ratio"), strict=True):
-            end.append((frame[column].iloc[-1], style))
-    least = {"color": "black", "linestyle": (0, (1, 2)), "linewidth": 1.5, "label": f"(L − 1)/L = {floor:.3f}"}
-    axes[0].axhline(floor, **least | {"label": "_", "zorder": 1})
-    ends[0].append((floor, least))
-    sizes = table.drop_duplicates("patches")
+            axes[0].plot([x + 0.06] * 2, frame[["train_low", "train_high"]].T, "_-", color=colour, linewidth=1.5)
+        axes[1].plot(x, frame["memory_mb"] / least[frame.index], **style)
+    axes[0].axhline(floor, color="black", linestyle=(0, (1, 2)), linewidth=1.5, label=f"(L − 1)/L = {floor:.3f}", zorder=1)
     labels = [f"{patches:,}\n{size} px" for patches, size in zip(sizes["patches"], sizes["size"], strict=True)]
-    for axis, end in zip(axes, ends, strict=True):
-        axis.set(xscale="log", yscale="log", xlabel="patches (marks side by side)", ylim=(0.7, None))
-        axis.set_xticks(sizes["patches"], labels)
+    for axis in axes:
+        axis.set(yscale="log", xlabel="patches (marks side by side)", ylim=(0.7, None))
+        axis.set_xticks(range(len(sizes)), labels)
         axis.set_yticks(ticks := [0.7, 0.8, 0.9, 1, 1.5, 2, 3], ticks)
         axis.minorticks_off()
-        _name_ends(axis, end)
-    axes[0].set(ylabel="time of a training step / no PSM\n95% interval")
+    axes[0].set(ylabel="time of a training step / no PSM,\nright of it its 95% interval")
     axes[1].set(ylabel="peak memory of a training step / no PSM")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
-
-
-def _name_ends(axis, ends):
-    """Write the names of lines, with a piece of each, at the height of their right ends, (y, style) each, no two closer than
-    a line of text."""
-    into = axis.transData + axis.transAxes.inverted()
-    ends = sorted(((into.transform((1, y))[1], style) for y, style in ends), key=lambda end: end[0])
-    at = [y for y, _ in ends]
-    for place in range(1, len(at)):  # apart, upwards; then down again from the upper edge
-        at[place] = max(at[place], at[place - 1] + 0.075)
-    for place in reversed(range(len(at))):
-        at[place] = min(at[place], 1 - 0.075 * (len(at) - 1 - place))
-    key = {"transform": axis.transAxes, "clip_on": False, "scalex": False, "scaley": False, "markevery": [1]}
-    for (_, style), y in zip(ends, at, strict=True):
-        axis.plot((1.02, 1.07, 1.12), [y] * 3, **style | key | {"label": "_"})
-        axis.text(1.135, y, style["label"], color=style["color"], va="center", fontsize=10, transform=axis.transAxes)
 
 
 def _axes(width, height, columns=1, rows=1, sharey=False):
