@@ -289,8 +289,12 @@ def patch_curves(points: pd.DataFrame) -> Figure:
             if name in points.index:
                 colour, marker, _ = LOOKS[name]
                 style = FILLED | {"color": colour, "marker": marker, "linestyle": line, "markersize": 6}
-                # the last mark, of all patches, would hide the one before
-                style |= {"markevery": slice(0, -1), "label": Words().write("rule", name) if name == "random" else "_"}
+                style |= {
+                    "markevery": slice(0, -1),
+                    "label": "_",
+                }  # the last mark, of all patches, would hide the one before
+                if name == "random":  # thin, and so above the other line
+                    style |= {"label": f"{Words().write('rule', name)}, the same in all panels", "zorder": 2.5}
                 axis.plot(points.loc[name, "patches"], points.loc[name, "accuracy"], **style)
         band = {"facecolor": (colour, 0.12), "edgecolor": (colour, 0.7), "linewidth": 0.7}
         axis.fill_between(frame["patches"], frame["low"], frame["high"], **band)
@@ -332,6 +336,7 @@ def cost(table: pd.DataFrame, floor: float) -> Figure:
     for axis in axes:
         axis.set(yscale="log", xlabel="patches (marks side by side)", ylim=(0.7, None))
         axis.set_xticks(range(len(sizes)), labels)
+        axis.set_xlim(-0.5, len(sizes) - 0.5)
         axis.set_yticks(ticks := [0.7, 0.8, 0.9, 1, 1.5, 2, 3], ticks)
         axis.minorticks_off()
     axes[0].set(ylabel="time of a training step / no PSM,\nright of it its 95% interval")
