@@ -154,7 +154,7 @@ def test_photographs_become_pictures():
     assert (upper[90, 90] == 255).all() and (upper[40, 40] == 255).all()  # a dot at the tail and one at the eye
     one = pictures.SIZE / panels.ZOOM / 2
     assert zooms[2].get_xlim() == (pytest.approx(90 - one), pytest.approx(90 + one))
-    assert zooms[0].get_xlim() == (pytest.approx(8), pytest.approx(72))
+    assert zooms[0].get_xlim() == (pytest.approx(40 - one), pytest.approx(40 + one))
     colours = {}
     for zoom in zooms:
         colours.setdefault(zoom.get_xlabel(), set()).add(to_hex(zoom.spines["left"].get_edgecolor()))

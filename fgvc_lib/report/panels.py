@@ -17,7 +17,7 @@ from matplotlib.patheffects import withStroke
 from ..app.pictures import COLOUR_MAP, COLOURS, SIZE, heat, marked, number, overlay, photograph, share_colours
 from ..datasets.geometry import patch_boxes
 
-ZOOM = 5  # how often what is enlarged of a mark would fit side by side into its picture
+ZOOM = 4.5  # how often what is enlarged of a mark would fit side by side into its picture
 SHARES = (0.1, 0.25, 0.5, 1)  # that a legend of squares shows
 EDGE = 12  # pixels of SIZE from a picture's edge to a line that is whole
 
