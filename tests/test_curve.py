@@ -149,7 +149,7 @@ def test_the_curve_in_words_and_pictures():
     figure = plots.patch_curves(points)
     assert [axis.get_title() for axis in figure.axes] == ["mul", "add", "random on the bird"]
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["all 4 patches: 80.0%", "random"]
+    assert labels == ["all 4 patches: 80.0%", "random, the same in all panels"]
     for axis, rule in zip(figure.axes, ("mul", "add", "random_on_bird"), strict=True):
         assert axis.get_xscale() == "log" and axis.get_ylim() == figure.axes[0].get_ylim()
         whole, random, own = axis.lines
