@@ -39,12 +39,13 @@ def image_grid(
         shown = sorted((names.index(name) + 1, name, point) for name, point in [*points.items()][:6])
         places = np.array([point for *_, point in shown]).reshape(-1, 2) * SIZE / np.shape(picture)[1::-1]
         colours = [COLOURS[(one - 1) % len(COLOURS)] for one, *_ in shown]
-        number(whole := photograph(picture), places, [one for one, *_ in shown], colours, SIZE / 16, places)
-        axis.imshow(whole)  # under its numbers now
+        plain = photograph(picture)
+        number(numbered := plain.copy(), places, [one for one, *_ in shown], colours, SIZE / 16, places)
+        axis.imshow(numbered)
         for at, ((one, name, _), place, colour) in enumerate(zip(shown, places, colours, strict=True)):
             x, y = np.clip(place - SIZE / ZOOM / 2, 0, SIZE - SIZE / ZOOM)
             zoom = below.inset_axes((0.34 * (at % 3), 0.6 - 0.5 * (at // 3), 0.32, 0.37))
-            zoom.imshow(photograph(picture))
+            zoom.imshow(plain)
             zoom.set(xticks=[], yticks=[], xlim=(x, x + SIZE / ZOOM), ylim=(y + SIZE / ZOOM, y))
             zoom.set_xlabel(f"{one} {name}", fontsize=9, labelpad=2)
             zoom.spines[:].set(color=colour, linewidth=2)
