@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+WORKERS := -n logical --maxprocesses 4 --dist loadfile
 PORT ?= 8866
 # The last cells are for paper; an upload is one message.
 MESSAGE := {'websocket_max_message_size':120000000}
@@ -18,7 +19,7 @@ help:  ## list the targets
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else "Python 3.11 to 3.13 is needed, this is %d.%d: set PYTHON, as in make report PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,app,photos]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,app,photos]'
 	touch $@
 
 env: $(READY)  ## make the environment in .venv
@@ -34,8 +35,8 @@ pdf: $(READY)  ## print the report that is built as one PDF, build/report/report
 	$(BIN)/python -m fgvc_lib pdf
 
 test: lint  ## the linter, the unit tests and the notebooks in profile smoke
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
-	RUNS=$$(mktemp -d) FIGURES=$$(mktemp -d) PROFILE=smoke DATA= $(BIN)/python -m pytest -q --nbval-lax -p no:cacheprovider notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(WORKERS)
+	OMP_NUM_THREADS=1 RUNS=$$(mktemp -d) FIGURES=$$(mktemp -d) PROFILE=smoke DATA= $(BIN)/python -m pytest -q $(WORKERS) --nbval-lax -p no:cacheprovider notebooks
 
 check: $(READY)  ## run every notebook in profile quick and compare the outputs with the committed ones
 	PROFILE=quick DATA= DATASET= SKIP_BROKEN= OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q --nbval --nbval-cell-timeout=7200 -p no:cacheprovider notebooks

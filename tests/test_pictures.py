@@ -39,7 +39,7 @@ def test_a_map_without_differences_divides_by_nothing(weights):
         image = pictures.overlay(PICTURE, weights, patch_size=12, stride=10, strength=1.0)
         flat = pictures.heat(np.full((32, 32), 0.0) * weights[0, 0])
     assert pixels(image).max() <= 1 and image.size == flat.size == (pictures.SIZE, pictures.SIZE)
-    assert pixels(flat).max() < 0.05  # the darkest colour of the map
+    assert pixels(flat).min() > 0.7  # the lightest colour of the map, that of 0
 
 
 def test_a_weight_is_a_square_whose_area_grows_with_it():

@@ -14,7 +14,7 @@ from ..datasets.geometry import patch_boxes
 
 # seaborn's palette for the colour-blind, its two oranges apart
 COLOURS = ("#0173b2", "#de8f05", "#029e73", "#cc78bc", "#56b4e9", "#d55e00", "#ca9161", "#fbafe4", "#949494", "#ece133")
-COLOUR_MAP = "magma"  # perceptually even and readable in grey
+COLOUR_MAP = "magma_r"  # perceptually even and readable in grey; weak values stay visible on its light ground
 STRENGTH = 0.9  # of maps over a picture
 DIMMED = 0.65  # how bright the picture below is, so that squares stand out on white feathers, too
 SIZE = 320  # pixels, both ways
