@@ -19,7 +19,7 @@ help:  ## list the targets
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else "Python 3.11 to 3.13 is needed, this is %d.%d: set PYTHON, as in make report PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev,app,photos]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,app,photos]'
 	touch $@
 
 env: $(READY)  ## make the environment in .venv

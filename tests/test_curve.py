@@ -152,9 +152,13 @@ def test_the_curve_in_words_and_pictures():
     assert labels == ["all 4 patches: 80.0%", "random, the same in all panels"]
     for axis, rule in zip(figure.axes, ("mul", "add", "random_on_bird"), strict=True):
         assert axis.get_xscale() == "log" and axis.get_ylim() == figure.axes[0].get_ylim()
-        whole, random, own = axis.lines
+        whole, random, own, marks = axis.lines
         assert set(whole.get_ydata()) == {0.8} and random.get_xdata().tolist() == [*PATCHES["random"]]
         assert own.get_xdata().tolist() == [*PATCHES[rule]] and own.get_ydata().tolist() == pytest.approx([*RATES[rule]])
+        assert (
+            marks.get_xdata().tolist() == [*PATCHES[rule]][:-1]
+            and marks.get_zorder() > random.get_zorder() > own.get_zorder()
+        )
     assert f"{records['seed'].nunique()} seed" in figure._supylabel.get_text()
 
 

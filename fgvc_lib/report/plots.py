@@ -144,8 +144,8 @@ def accuracies(tables: dict[str, pd.DataFrame]) -> Figure:
             colour, marker = _family(key)
             axis.barh(places[key], 100 * row["accuracy"], color=colour, height=0.7)
             axis.plot(3, places[key], marker, color="white", markersize=6)  # told apart in grey, too
-            axis.plot(100 * row[["low", "high"]], [places[key]] * 2, color="black", linewidth=1.5)
-            axis.text(100 * row["high"] + 1.5, places[key], f"{100 * row['accuracy']:.1f}", va="center", fontsize=9)
+            axis.plot(100 * row[["low", "high"]], [places[key]] * 2, "|-", color="black", linewidth=1.5)  # no minus sign
+            axis.text(100 * row["high"] + 3, places[key], f"{100 * row['accuracy']:.1f}", va="center", fontsize=9)
         axis.set(title=name, xlabel=f"test accuracy, %\n{_counts(table)}", xlim=(0, 118), xticks=range(0, 101, 20))
     return figure
 
@@ -243,7 +243,8 @@ def robustness(table: pd.DataFrame) -> Figure:
     for place, (key, style) in enumerate(styles.items()):
         frame = table[table["variant"] == key]
         x = frame["epsilon"].map(epsilons.index) + 0.2 * (place - (len(styles) - 1) / 2)  # side by side
-        axis.plot(x, frame["accuracy"], label=title_of(key), clip_on=False, **style)
+        # a thin line hides no short interval
+        axis.plot(x, frame["accuracy"], label=title_of(key), clip_on=False, **style | {"linewidth": 0.8})
         axis.plot([x + 0.07] * 2, frame[["low", "high"]].T, "_-", color=style["color"], linewidth=1.5)  # short ones are seen
     axis.set(xlabel="epsilon, grey levels of 255 (marks side by side)", ylim=(-0.02, None))
     axis.set_ylabel("test accuracy, right of it its 95% interval")
@@ -285,17 +286,13 @@ def patch_curves(points: pd.DataFrame) -> Figure:
     ticks = [tick for power in (1, 10, 100, 1_000) for tick in (power, 2 * power, 5 * power) if low <= tick <= high]
     for axis, (rule, frame) in zip(axes, curves.items(), strict=False):
         axis.axhline(whole, color=BLUE, linestyle="--", linewidth=1, label=f"all {patches} patches: {whole:.1%}")
-        for name, line in (("random", ":"), (rule, "-")):
-            if name in points.index:
-                colour, marker, _ = LOOKS[name]
-                style = FILLED | {"color": colour, "marker": marker, "linestyle": line, "markersize": 6}
-                style |= {
-                    "markevery": slice(0, -1),
-                    "label": "_",
-                }  # the last mark, of all patches, would hide the one before
-                if name == "random":  # thin, and so above the other line
-                    style |= {"label": f"{Words().write('rule', name)}, the same in all panels", "zorder": 2.5}
-                axis.plot(points.loc[name, "patches"], points.loc[name, "accuracy"], **style)
+        colour, marker, _ = LOOKS[rule]
+        if "random" in points.index:  # above the rule's line, and below its marks
+            random, label = points.loc["random"], f"{Words().write('rule', 'random')}, the same in all panels"
+            axis.plot(random["patches"], random["accuracy"], ":", color="0.35", zorder=2.5, label=label)
+        axis.plot(frame["patches"], frame["accuracy"], color=colour)
+        marks = frame.iloc[:-1]  # the last, of all patches, would hide the one before
+        axis.plot(marks["patches"], marks["accuracy"], marker, color=colour, zorder=3, **FILLED | {"markersize": 6})
         band = {"facecolor": (colour, 0.12), "edgecolor": (colour, 0.7), "linewidth": 0.7}
         axis.fill_between(frame["patches"], frame["low"], frame["high"], **band)
         axis.set(title=Words().write("rule", rule), xscale="log", xlim=(low, high))
