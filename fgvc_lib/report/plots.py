@@ -287,11 +287,11 @@ def patch_curves(points: pd.DataFrame) -> Figure:
     for axis, (rule, frame) in zip(axes, curves.items(), strict=False):
         axis.axhline(whole, color=BLUE, linestyle="--", linewidth=1, label=f"all {patches} patches: {whole:.1%}")
         colour, marker, _ = LOOKS[rule]
-        if "random" in points.index:  # above the rule's line, and below its marks
+        if "random" in points.index:  # above the rule's line, below its marks; dots in its own grey would be faint
             random, label = points.loc["random"], f"{Words().write('rule', 'random')}, the same in all panels"
             axis.plot(random["patches"], random["accuracy"], ":", color="0.35", zorder=2.5, label=label)
         axis.plot(frame["patches"], frame["accuracy"], color=colour)
-        marks = frame.iloc[:-1]  # the last, of all patches, would hide the one before
+        marks = frame.iloc[:-1]  # the last, of all that there are, would hide the one before
         axis.plot(marks["patches"], marks["accuracy"], marker, color=colour, zorder=3, **FILLED | {"markersize": 6})
         band = {"facecolor": (colour, 0.12), "edgecolor": (colour, 0.7), "linewidth": 0.7}
         axis.fill_between(frame["patches"], frame["low"], frame["high"], **band)
